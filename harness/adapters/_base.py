@@ -1,0 +1,89 @@
+"""What every model family offers: load, encode, capture, forward, and a contract that checks can hold it to."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+from harness.errors import UnknownNameError, UsageError
+from harness.types import Array, Batch, Clause, Point, Runtime, Sample, Subject
+
+__all__ = ["Adapter", "Norm"]
+
+
+class Norm(NamedTuple):
+    """A stack's last norm as numbers: `rms` or `layer`, weight (d,), bias (d,) or None, epsilon inside the root."""
+
+    kind: Literal["rms", "layer"]
+    weight: Array
+    bias: Array | None
+    eps: float
+
+
+class Adapter(ABC):
+    """One model family. Concrete classes are final and live one to a module.
+
+    `inputs_used` and `inputs_unused` name the sample fields that must, and must not, move the features.
+    """
+
+    inputs_used: ClassVar[tuple[str, ...]]
+    inputs_unused: ClassVar[tuple[str, ...]] = ()
+
+    subject: Subject
+    runtime: Runtime
+
+    @classmethod
+    @abstractmethod
+    def load(cls, subject: Subject, runtime: Runtime) -> Adapter:
+        """The model of `subject`, in evaluation mode. Raises DamagedError when weights are missing or left over."""
+
+    @property
+    @abstractmethod
+    def clauses(self) -> Mapping[Point, Clause]:
+        """The contract: every extraction point of this model with what is promised of it."""
+
+    @abstractmethod
+    def encode(self, samples: Sequence[Sample]) -> Batch:
+        """Model inputs on the runtime's device, right-padded, with token maps. Raises UsageError for unfit samples."""
+
+    @abstractmethod
+    def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Array], Array] | None = None) -> dict[Point, Array]:
+        """The given points during one forward: (n, t, d) float32, or what `keep` makes of them on the device."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Array]:
+        """The bare forward: the model's own named outputs, nothing attached."""
+
+    @abstractmethod
+    def final_norm(self, stack: str) -> Norm:
+        """The last norm of a stack whose `final_norm` point the contract declares."""
+
+    @abstractmethod
+    def framework_tuple(self, batch: Batch, stack: str) -> tuple[Array, ...]:
+        """The framework's own `hidden_states` of a stack, from a copy, as clauses index them."""
+
+    def resolve(self, point: Point | str) -> Point:
+        """The point in canonical form, negative layers counted from the end. Raises UnknownNameError."""
+        point = Point.parse(point) if isinstance(point, str) else point
+        if point.layer is not None and point.layer < 0:
+            depth = 1 + max((known.layer for known in self.clauses if known.stack == point.stack and known.layer is not None), default=-1)
+            point = Point(point.stack, point.stream, point.layer + depth, point.step)
+        if point not in self.clauses:
+            raise UnknownNameError("extraction point", str(point), map(str, self.clauses), where=self.subject.id)
+        return point
+
+    def stacks(self) -> tuple[str, ...]:
+        """Names of the stacks that have a `final_norm` point."""
+        return tuple(point.stack for point in self.clauses if point.stream == "final_norm")
+
+    def require(self, samples: Sequence[Sample]) -> None:
+        """Raises UsageError when a sample lacks an input that this family uses."""
+        for sample in samples:
+            for name in self.inputs_used:
+                if not getattr(sample, name):
+                    raise UsageError(
+                        f"sample {sample.id!r} has no {name.removesuffix('s')}",
+                        where=self.subject.id,
+                        expected=f"every sample to carry: {', '.join(self.inputs_used)}",
+                    )

@@ -1,0 +1,129 @@
+"""The capture engine: records named points of a torch module during its own forward and leaves no trace of having done so.
+
+Hooks return None, copy before they keep, hold no graph, draw no random number and are removed even when the forward
+raises. `output_hidden_states=True` is never used: transformers 5 leaves permanent hooks behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import ContractError
+from harness.types import Clause, Point
+
+__all__ = ["Capture", "Keep"]
+
+Keep = Callable[[Point, Tensor], Tensor]
+
+
+class _Enough(BaseException):
+    """Ends the forward once every point is recorded. A BaseException so that no model code can swallow it."""
+
+
+def whole(point: Point, value: Tensor) -> Tensor:
+    """Every token, as an independent float32 copy."""
+    return value.to(torch.float32, copy=True)
+
+
+@final
+class Capture:
+    """Context manager: within it, one forward of `model` fills `values` with every point of `clauses`.
+
+    `keep` reduces a tensor (n, t, d) on its own device before anything is stored; the default keeps a float32 copy.
+    With `stop` the forward ends, silently, once the last point has been recorded, so its return value never arrives.
+
+    Raises ContractError when a module does not exist, does not fire, fires twice, or holds no tensor where declared.
+    """
+
+    def __init__(self, model: nn.Module, clauses: Mapping[Point, Clause], keep: Keep = whole, *, stop: bool = False) -> None:
+        self.values: dict[Point, Tensor] = {}
+        self._model, self._clauses, self._keep, self._stop = model, clauses, keep, stop
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> Capture:
+        try:
+            for point, clause in self._clauses.items():
+                self._handles.append(self._register(point, clause))
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        self._remove()
+        if kind is not None:
+            return kind is _Enough
+        if silent := [str(point) for point in self._clauses if point not in self.values]:
+            raise ContractError(
+                f"{len(silent)} of {len(self._clauses)} points never fired during the forward",
+                where=", ".join(f"{name} at {self._clauses[Point.parse(name)].module}" for name in silent[:4]),
+                expected="every declared module to run once",
+            )
+        return False
+
+    def _register(self, point: Point, clause: Clause) -> torch.utils.hooks.RemovableHandle:
+        try:
+            module = self._model.get_submodule(clause.module)
+        except AttributeError as error:
+            raise ContractError(
+                f"point {point} names a module that the model does not have",
+                where=clause.module,
+                got=error,
+                expected=f"one of {', '.join(name for name, _ in self._model.named_children())} …",
+            ) from error
+        if clause.side == "input":
+            return module.register_forward_pre_hook(
+                lambda _, args, kwargs: self._record(point, first_input(point, args, kwargs)), with_kwargs=True
+            )
+        return module.register_forward_hook(lambda _, args, output: self._record(point, select(point, output, clause.element)))
+
+    def _record(self, point: Point, value: Tensor) -> None:
+        if point in self.values:
+            raise ContractError(f"point {point} fired twice in one forward", where=self._clauses[point].module, expected="one call per forward")
+        with torch.no_grad():
+            kept = self._keep(point, value.detach())
+            if kept.untyped_storage()._cdata == value.untyped_storage()._cdata:  # a view would keep, and later see, the model's own memory
+                kept = kept.clone()
+        self.values[point] = kept
+        if self._stop and len(self.values) == len(self._clauses):
+            raise _Enough
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def select(point: Point, output: object, element: int) -> Tensor:
+    """The tensor of a module's output: the output itself, or `element` of a tuple or ModelOutput. Raises ContractError."""
+    if isinstance(output, Tensor):
+        return output  # indexing a bare tensor would silently take sample 0
+    members = tuple(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(members, tuple | list) and element < len(members) and isinstance(members[element], Tensor):
+        return members[element]
+    raise ContractError(
+        f"point {point} saw an output without a tensor at element {element}",
+        got=_describe(output),
+        expected="a tensor, or a tuple with a tensor at that element",
+    )
+
+
+def first_input(point: Point, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor:
+    """The hidden states given to a module, positionally or as `hidden_states=` (or the only tensor by keyword)."""
+    tensors = [value for value in args[:1] if isinstance(value, Tensor)]
+    tensors += [kwargs[name] for name in ("hidden_states", "inputs_embeds", "input") if isinstance(kwargs.get(name), Tensor)]
+    tensors += [value for value in kwargs.values() if isinstance(value, Tensor)]
+    if not tensors:
+        raise ContractError(f"point {point} saw no tensor among the inputs", got=_describe((*args, *kwargs.values())), expected="a tensor")
+    return tensors[0]
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__}({', '.join(_describe(member) for member in value[:4])})"
+    return f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,119 @@
+"""The half of an adapter that every torch transformer shares: forward, capture, norms and the framework's own tuple."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from harness.adapters._base import Adapter, Norm
+from harness.adapters._torch import Capture, whole
+from harness.errors import ContractError, DamagedError
+from harness.types import Batch, Clause, Point, Runtime, Subject
+
+__all__ = ["TransformerAdapter", "auto_model", "require_attention", "seeded", "stack_clauses"]
+
+
+class TransformerAdapter(Adapter):
+    """An adapter around one `torch.nn.Module` in evaluation mode; a family adds loading, encoding and its clauses."""
+
+    def __init__(self, subject: Subject, runtime: Runtime, model: nn.Module, clauses: Mapping[Point, Clause]) -> None:
+        self.subject, self.runtime = subject, runtime
+        self.model = model.eval().requires_grad_(False)
+        self._clauses = dict(clauses)
+
+    @property
+    def clauses(self) -> Mapping[Point, Clause]:
+        return self._clauses
+
+    @abstractmethod
+    def call(self, batch: Batch) -> dict[str, Tensor]:
+        """One forward of `self.model` on the batch's inputs; gradients are off."""
+
+    @abstractmethod
+    def call_stack(self, batch: Batch, stack: str) -> tuple[nn.Module, Mapping[str, object]]:
+        """The framework's own module of a stack and the keyword inputs it receives for `batch`."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self.call(batch)
+
+    def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Tensor], Tensor] | None = None) -> dict[Point, Tensor]:
+        wanted = {point: self.clauses[point] for point in map(self.resolve, points)}
+        with torch.no_grad(), Capture(self.model, wanted, keep or whole, stop=True) as captured:
+            self.call(batch)
+        return captured.values
+
+    def final_norm(self, stack: str) -> Norm:
+        module = self.model.get_submodule(self.clauses[Point(stack, "final_norm")].module)
+        if isinstance(module, nn.LayerNorm):
+            return Norm("layer", module.weight, module.bias, module.eps)
+        if type(module).__name__.endswith("RMSNorm"):
+            return Norm("rms", module.weight, None, module.variance_epsilon)
+        raise ContractError("this final norm is neither LayerNorm nor RMSNorm", where=f"{self.subject.id} {stack}", got=type(module).__name__)
+
+    def framework_tuple(self, batch: Batch, stack: str) -> tuple[Tensor, ...]:
+        module, inputs = self.call_stack(batch, stack)
+        # a structural copy over the same parameters: the permanent hooks that transformers installs die with it
+        shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        with torch.no_grad():
+            output = copy.deepcopy(module, shared)(**inputs, output_hidden_states=True)
+        return tuple(state.float() for state in output.hidden_states)
+
+
+def stack_clauses(
+    stack: str, *, blocks: str, depth: int, width: int, embedding: str | None, norm: str | None, ties_last: bool
+) -> dict[Point, Clause]:
+    """The points of one residual stack: embedding, input and output of every block, final norm.
+
+    `ties_last`: the framework's last `hidden_states` entry is the final norm (language models) rather than the raw
+    last block (vision towers), transformers 5.23.
+    """
+    clauses: dict[Point, Clause] = {}
+    if embedding is not None:
+        clauses[Point(stack, "embedding")] = Clause(embedding, "output", width, "raw", 0)
+    for layer in range(depth):
+        last_is_raw = layer + 1 < depth or norm is None or not ties_last
+        clauses[Point(stack, "input", layer)] = Clause(f"{blocks}.{layer}", "input", width, "raw", layer)
+        clauses[Point(stack, "output", layer)] = Clause(f"{blocks}.{layer}", "output", width, "raw", layer + 1 if last_is_raw else None)
+    if norm is not None:
+        clauses[Point(stack, "final_norm")] = Clause(norm, "output", width, "final", depth if ties_last else None)
+    return clauses
+
+
+def auto_model(subject: Subject, runtime: Runtime) -> PreTrainedModel:
+    """The subject's model through `AutoModel` on the runtime's device: loaded strictly, random from its seed, or meta.
+
+    Raises DamagedError when the checkpoint leaves a weight unset or brings one that the model does not have.
+    """
+    options = {"attn_implementation": runtime.attention, "dtype": getattr(torch, runtime.dtype)}
+    if (directory := subject.weights.directory) is not None:
+        model, info = AutoModel.from_pretrained(directory, output_loading_info=True, local_files_only=True, **options)
+        if wrong := {kind: sorted(map(str, keys))[:10] for kind, keys in info.items() if kind.endswith("_keys") and keys}:
+            raise DamagedError("the checkpoint does not fit the model", where=directory, got=wrong, expected="no key missing, left over or misshapen")
+    else:
+        config = AutoConfig.for_model(**subject.config)
+        with torch.device("meta") if subject.weights.kind == "meta" else seeded(subject.weights.seed or 0):
+            model = AutoModel.from_config(config, **options)
+    require_attention(model, runtime.attention)
+    return model if subject.weights.kind == "meta" else model.to(runtime.device)
+
+
+def require_attention(model: nn.Module, attention: str) -> None:
+    """Raises ContractError when transformers chose another attention kernel than the one asked for."""
+    got = model.config._attn_implementation
+    if got != attention:
+        raise ContractError("the model runs another attention kernel than asked for", got=got, expected=attention)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within: torch's CPU generator starts at `seed`; afterwards it is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

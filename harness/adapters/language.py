@@ -1,0 +1,88 @@
+"""Text-only transformers through `transformers.AutoModel`: decoders (Llama) and encoders (BERT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from harness.adapters._transformer import TransformerAdapter, auto_model, stack_clauses
+from harness.adapters._words import word_ids
+from harness.errors import UnknownNameError
+from harness.types import Batch, Runtime, Sample, Subject, TokenMap
+
+__all__ = ["Language"]
+
+
+class _Layout(NamedTuple):
+    embedding: str
+    blocks: str
+    norm: str | None  # None: every block ends in its own norm (post-norm BERT)
+
+
+LAYOUTS = {
+    "llama": _Layout("embed_tokens", "layers", "norm"),
+    "bert": _Layout("embeddings", "encoder.layer", None),
+}
+
+
+@final
+class Language(TransformerAdapter):
+    """Points `lm.embedding`, `lm.NN.input`, `lm.NN.output` and, for pre-norm decoders, `lm.final_norm`."""
+
+    inputs_used = ("instruction",)
+    inputs_unused = ("images", "state")
+
+    @classmethod
+    def load(cls, subject: Subject, runtime: Runtime) -> Language:
+        """Raises UnknownNameError for an architecture without a layout, and what `auto_model` raises."""
+        model = auto_model(subject, runtime)
+        if (kind := model.config.model_type) not in LAYOUTS:
+            raise UnknownNameError("language architecture", kind, LAYOUTS, where=subject.id)
+        layout, sizes = LAYOUTS[kind], model.config
+        clauses = stack_clauses(
+            "lm",
+            blocks=layout.blocks,
+            depth=sizes.num_hidden_layers,
+            width=sizes.hidden_size,
+            embedding=layout.embedding,
+            norm=layout.norm,
+            ties_last=True,
+        )
+        return cls(subject, runtime, model, clauses)
+
+    def encode(self, samples: Sequence[Sample]) -> Batch:
+        self.require(samples)
+        if self.tokenizer is None:
+            ids = [word_ids(sample.instruction, self.model.config.vocab_size) for sample in samples]
+        else:
+            ids = self.tokenizer([sample.instruction for sample in samples])["input_ids"]
+        mask = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
+        padded = torch.full_like(mask, self.model.config.pad_token_id or 0)
+        for row, tokens in enumerate(ids):
+            padded[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = 1
+        valid = mask.bool()
+        device = self.runtime.device
+        return Batch(
+            tuple(sample.id for sample in samples),
+            {"input_ids": padded.to(device), "attention_mask": mask.to(device)},
+            {"lm": TokenMap(valid, {"text": valid, "padding": ~valid})},
+        )
+
+    def call(self, batch: Batch) -> dict[str, Tensor]:
+        output = self.model(**batch.inputs, **({"use_cache": False} if self.model.config.model_type == "llama" else {}))
+        return {name: value for name, value in output.items() if isinstance(value, Tensor)}
+
+    def call_stack(self, batch: Batch, stack: str) -> tuple[nn.Module, Mapping[str, object]]:
+        return self.model, batch.inputs
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The checkpoint's own tokenizer; None for mock subjects, which have no vocabulary of their own."""
+        directory = self.subject.weights.directory or self.subject.tokenizer
+        return None if directory is None else AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -1,0 +1,1 @@
+"""Converters: weights published in another container, rewritten as a directory that transformers loads."""

@@ -1,0 +1,1 @@
+"""One module per dataset format; each exports one generator `(path, **options) -> Iterator[Sample]` in a fixed order."""

@@ -1,0 +1,192 @@
+"""The frozen data types that every layer speaks: samples, subjects, points, token maps, activations, features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "Activations",
+    "Array",
+    "Batch",
+    "Clause",
+    "Features",
+    "Point",
+    "Runtime",
+    "Sample",
+    "Scale",
+    "Subject",
+    "TokenMap",
+    "Weights",
+]
+
+Scale = Literal["mock", "abstract", "real", "random", "checkpoint"]
+Array = Any  # numpy, torch and jax arrays share the operators used here but no importable base class
+
+_POINT = re.compile(r"(?P<stack>[a-z][a-z0-9_]*)(?:\.t(?P<step>\d+))?(?:\.(?P<layer>-?\d+))?\.(?P<stream>[a-z][a-z0-9_]*)")
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A named place in a model: `lm.embedding`, `lm.05.output`, `lm.final_norm`, `expert.t03.05.output`.
+
+    `layer` counts blocks from 0; negative counts from the end until an adapter resolves it. `step` is a denoise step.
+    """
+
+    stack: str
+    stream: str
+    layer: int | None = None
+    step: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Point:
+        """The point that `text` names; `lm.5.output` and `lm.05.output` are the same. Raises UsageError."""
+        match = _POINT.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(
+                f"{text!r} is not an extraction point",
+                expected="stack.stream, stack.LAYER.stream or stack.tSTEP.LAYER.stream, such as lm.05.output or lm.final_norm",
+                next="harness findings --points MODEL lists a model's points",
+            )
+        number = {key: None if match[key] is None else int(match[key]) for key in ("layer", "step")}
+        return cls(match["stack"], match["stream"], number["layer"], number["step"])
+
+    def __str__(self) -> str:
+        step = [] if self.step is None else [f"t{self.step:02d}"]
+        layer = [] if self.layer is None else [f"{self.layer:02d}"]
+        return ".".join([self.stack, *step, *layer, self.stream])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One observation. `images` are RGB uint8 (height, width, 3) by camera; `group` is what a split must not cut."""
+
+    id: str
+    instruction: str = ""
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    state: np.ndarray | None = None
+    action: np.ndarray | None = None
+    group: str = ""
+    episode: str = ""
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a subject's weights come from: a directory in the family's format, or a seed, or nothing (`meta`)."""
+
+    kind: Literal["random", "meta", "directory"]
+    digest: str
+    directory: Path | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model at one scale, ready to be loaded by the adapter of its family.
+
+    `config` is the framework's configuration, `options` what the adapter adds to it (input size, prompt style),
+    `documented` the sizes its source claims.
+    """
+
+    model: str
+    scale: Scale
+    family: str
+    config: Mapping[str, Any]
+    weights: Weights
+    options: Mapping[str, Any] = field(default_factory=dict)
+    documented: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Path | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.model}:{self.scale}"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a subject is run: device (`cpu`, `cuda`, `cuda:1`), dtype of the weights, attention kernel."""
+
+    device: str = "cpu"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    attention: Literal["eager", "sdpa"] = "eager"
+
+    @property
+    def device_class(self) -> str:
+        """What numerics depend on: `cpu`, or the accelerator's name. Shared by devices that must agree bitwise."""
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        return torch.cuda.get_device_name(self.device).replace(" ", "-").lower()
+
+
+@dataclass(frozen=True)
+class Clause:
+    """What an adapter promises of one point: the module, the side, the place among the norms, the framework's index.
+
+    `hidden_states_index` is the entry of the framework's own tuple that must equal the point, None if there is none.
+    `norm` says where the point lies: `raw` residual stream, or `final` after the stack's last norm.
+    """
+
+    module: str
+    side: Literal["input", "output"]
+    width: int
+    norm: Literal["raw", "final"]
+    hidden_states_index: int | None = None
+    element: int = 0
+    phase: str = "prefill"
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """The meaning of every position in one stack's sequence: `mask` (n, t) of valid tokens, `spans` by name (n, t).
+
+    Spans are disjoint; together with `padding` (the complement of the mask) they cover the sequence.
+    """
+
+    mask: Array
+    spans: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded samples: the model's own inputs, and a token map for every stack they run through."""
+
+    sample_ids: tuple[str, ...]
+    inputs: Mapping[str, Array]
+    tokens: Mapping[str, TokenMap]
+
+    def with_inputs(self, **changed: Array) -> Batch:
+        return replace(self, inputs={**self.inputs, **changed})
+
+
+class Activations(NamedTuple):
+    """Token-level capture of one point: `values` (n, t, d) float32 with the token map of its stack."""
+
+    point: Point
+    values: Array
+    tokens: TokenMap
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows `(n, d)` float32, one per sample id, and the store key that says where they came from."""
+
+    values: np.ndarray
+    sample_ids: tuple[str, ...]
+    key: str
+
+
+class Progress(Protocol):
+    """Called with rows done, rows in all and a word on what is running."""
+
+    def __call__(self, done: int, total: int, label: str) -> None: ...
