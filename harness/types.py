@@ -19,16 +19,19 @@ __all__ = [
     "Batch",
     "Clause",
     "Features",
+    "Measurement",
     "Point",
     "Runtime",
     "Sample",
     "Scale",
     "Subject",
     "TokenMap",
+    "Value",
     "Weights",
 ]
 
 Scale = Literal["mock", "abstract", "real", "random", "checkpoint"]
+Value = float | int | bool | str | list[int] | list[float]  # what a finding expects and a check measures
 Array = Any  # numpy, torch and jax arrays share the operators used here but no importable base class
 
 _POINT = re.compile(r"(?P<stack>[a-z][a-z0-9_]*)(?:\.t(?P<step>\d+))?(?:\.(?P<layer>-?\d+))?\.(?P<stream>[a-z][a-z0-9_]*)")
@@ -184,6 +187,17 @@ class Features:
     values: np.ndarray
     sample_ids: tuple[str, ...]
     key: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Today's value. `low` and `high` bound it; thresholds apply to the bound that makes the claim harder to hold."""
+
+    value: Value
+    low: float | None = None
+    high: float | None = None
+    detail: str = ""
+    control: float | None = None
 
 
 class Progress(Protocol):

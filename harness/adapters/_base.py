@@ -52,8 +52,16 @@ class Adapter(ABC):
         """The given points during one forward: (n, t, d) float32, or what `keep` makes of them on the device."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> dict[str, Array]:
-        """The bare forward: the model's own named outputs, nothing attached."""
+    def forward(self, batch: Batch, points: Iterable[Point] = ()) -> dict[str, Array]:
+        """The model's own named outputs; with `points`, those of a whole forward under capture (the values are dropped)."""
+
+    @abstractmethod
+    def state(self) -> dict[str, object]:
+        """All that capture must leave alone: hook counts, training flags, gradients, parameter versions, random state."""
+
+    @abstractmethod
+    def unlike_checkpoint(self) -> list[str]:
+        """Names of parameters whose values are not those of the checkpoint's files; empty when all were loaded."""
 
     @abstractmethod
     def final_norm(self, stack: str) -> Norm:

@@ -1,7 +1,7 @@
 """OpenVLA's network (Prismatic): one or two ViT towers, an MLP projector and a Llama, out of transformers' own classes.
 
 Source: openvla c8f03f48, `prismatic/extern/hf/modeling_prismatic.py` (MODEL) and `configuration_prismatic.py` (CONF).
-Axes: b batch, p patches, v vision width, t text tokens, l merged tokens (p + t), d language width.
+Axes: b batch, c channels, p patches, v vision width, t text tokens, l merged tokens (p + t), d language width.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, final
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,7 +21,6 @@ from transformers import PretrainedConfig, PreTrainedModel, SiglipVisionConfig, 
 from harness.errors import ContractError, DamagedError, UnknownNameError, UsageError
 
 __all__ = ["Output", "Prismatic", "PrismaticConfig", "Tower", "TowerConfig", "attention_allowed"]
-T = TypeVar("T")
 Mask = Int[Tensor, "b l"] | Bool[Tensor, "b l"]  # true where there is a token, false on padding
 _SIZES = ("image_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
 _PROJECTORS = ("fused-gelu-mlp", "gelu-mlp", "linear")
@@ -93,19 +92,18 @@ class PrismaticConfig:
 
         Raises: DamagedError for a missing, mistyped or contradictory field; UnknownNameError for a name nobody knows.
         """
-        if _field(config, "model_type", str, where) not in ("openvla", "prismatic"):
-            raise DamagedError("not an OpenVLA checkpoint", where=where, got=f"model_type {config['model_type']!r}", expected="openvla or prismatic")
+        if (model := _field(config, "model_type", str, where)) not in ("openvla", "prismatic"):
+            raise DamagedError("not an OpenVLA checkpoint", where=where, got=f"model_type {model}", expected="openvla or prismatic")
         backbone = _known("vision_backbone_id", _field(config, "vision_backbone_id", str, where), _BACKBONES, where)
         fused = _field(config, "use_fused_vision_backbone", bool, where, len(_BACKBONES[backbone]) == 2)
         # The trainer reads this suffix (prismatic/models/vlms/prismatic.py:59-66), MODEL:133 the fused flag; a strict load sees to it.
-        arch = _field(config, "arch_specifier", str, where, _PROJECTORS[0 if fused else 1])
-        projector = next((name for name in _PROJECTORS if arch.endswith(name)), arch)
+        arch = _field(config, "arch_specifier", str, where, "fused-gelu-mlp" if fused else "gelu-mlp")
         text = _field(config, "text_config", dict, where)
         _known("text_config.model_type", str(text.get("model_type", "llama")), ("llama",), where)
         built = cls(
             vision_backbone_id=backbone,
             towers=_towers(config, _BACKBONES[backbone], fused, where),
-            projector=_known("arch_specifier", projector, _PROJECTORS, where),
+            projector=_known("arch_specifier", next(filter(arch.endswith, _PROJECTORS), arch), _PROJECTORS, where),
             text_config=text,
             norm_stats=_field(config, "norm_stats", dict, where, {}),
             **{f.name: _field(config, f.name, type(f.default), where, f.default) for f in fields(cls) if f.default is not MISSING},
@@ -117,18 +115,17 @@ class PrismaticConfig:
         return built
 
 
-def _field(config: Mapping[str, object], name: str, kind: type[T], where: object, default: T | None = None) -> T:
+def _field(config: Mapping[str, object], name: str, kind: type, where: object, default: object = None) -> Any:
     """`config[name]`, or `default` where absent or null; DamagedError when that is not a `kind`."""
-    value = config.get(name)
-    value = default if value is None else value
+    value = default if config.get(name) is None else config[name]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise DamagedError(f"field {name!r} is missing or malformed", where=where, got=repr(value), expected=kind.__name__)
     return value
 
 
-def _known(field: str, name: str, known: Iterable[str], where: object) -> str:
+def _known(kind: str, name: str, known: Iterable[str], where: object) -> str:
     if name not in known:
-        raise UnknownNameError(field, name, known, where=where)
+        raise UnknownNameError(kind, name, known, where=where)
     return name
 
 
@@ -138,15 +135,18 @@ def _towers(config: Mapping[str, object], table: tuple[TowerConfig, ...], fused:
     sizes = _field(config, "image_sizes", list, where, [tower.image_size for tower in table])
     acts = _field(config, "timm_override_act_layers", list, where, [None] * len(ids))
     changes = _field(config, "timm_model_overrides", list, where, [{}] * len(ids))
-    if {len(ids), len(sizes), len(acts), len(changes)} != {1 + fused} or any(acts) or sizes != sizes[:1] * len(sizes):
+    even = all(len(column) == 1 + fused for column in (ids, sizes, acts, changes)) and sizes == sizes[:1] * len(sizes)
+    if not even or any(acts) or not all(isinstance(change, dict) for change in changes):
         expected = f"{1 + fused} of each (use_fused_vision_backbone), one image size, no act layers of their own"
         raise DamagedError("fields of the vision towers disagree", where=where, got=(ids, sizes, acts, changes), expected=expected)
     towers = []
     for timm_id, size, change in zip(ids, sizes, changes, strict=True):
         base, change = _TOWERS[_known("timm_model_ids", str(timm_id), _TOWERS, where)], {**change, "image_size": size}
-        tower = replace(base, **{_known("timm_model_overrides", name, _SIZES, where): _field(change, name, type(getattr(base, name)), where) for name in change})
+        names = (_known("timm_model_overrides", name, _SIZES, where) for name in change)
+        tower = replace(base, **{name: _field(change, name, type(getattr(base, name)), where) for name in names})
         # Taken is the second-to-last block, so one is too few; Dinov2WithRegistersConfig knows whole ratios only.
-        if tower.depth < 2 or tower.patches < 1 or tower.embed_dim % tower.num_heads or (tower.kind == "dinov2" and tower.mlp_ratio % 1):
+        whole = tower.kind == "siglip" or tower.mlp_ratio.is_integer()
+        if not whole or min(tower.depth - 1, tower.patches, tower.num_heads) < 1 or tower.embed_dim % tower.num_heads:
             raise DamagedError("impossible vision tower", where=where, got=tower, expected="2 blocks, a width its heads divide")
         towers.append(tower)
     return tuple(towers)
@@ -215,8 +215,8 @@ class Prismatic(nn.Module):
         super().__init__()
         _known("attention kernel", attention, ("eager", "sdpa"), "OpenVLA")
         self.config = config
-        towers = [Tower(tower, attention=attention, dtype=dtype) for tower in config.towers]
-        self.vision = nn.ModuleDict(dict(zip(("featurizer", "fused_featurizer"), towers, strict=False)))
+        towers = (Tower(tower, attention=attention, dtype=dtype) for tower in config.towers)
+        self.vision = nn.ModuleDict(zip(("featurizer", "fused_featurizer"), towers, strict=False))
         self.language_model = _model(LlamaForCausalLM, config.text, attention, dtype)
         # MODEL:133-144: all layers as wide as the language model, but for the first of the fused kind.
         first, width = config.vision_width, self.language_model.config.hidden_size
@@ -229,23 +229,22 @@ class Prismatic(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(
-        self, input_ids: Int[Tensor, "b t"], attention_mask: Mask, pixel_values: Float[Tensor, "b channels h w"], *, with_logits: bool = True
+        self, input_ids: Int[Tensor, "b t"], attention_mask: Mask, pixel_values: Float[Tensor, "b c h w"], *, with_logits: bool = True
     ) -> Output:
-        """Every stage of one pass (MODEL:362-415): [BOS][patches][text], causal, positions 0 .. l-1 whatever the padding.
-
-        Channels are three per tower, normalised for it. Raises: UsageError where the shapes do not fit.
-        """
+        """Every stage of [BOS][patches][text], causal, at positions 0 .. l-1 (MODEL:362-415). Raises: UsageError for unfit shapes."""
         side, channels = self.config.towers[0].image_size, 3 * len(self.vision)
         if pixel_values.shape != (len(input_ids), channels, side, side) or attention_mask.shape != input_ids.shape:
             got = [tuple(x.shape) for x in (input_ids, attention_mask, pixel_values)]
             raise UsageError("model inputs do not fit", got=got, expected=f"(b, t), (b, t), (b, {channels}, {side}, {side})")
         language = self.language_model.model
-        views = zip(self.vision.values(), pixel_values.split(3, dim=1), strict=True)
-        projected = self.projector(features := torch.cat([tower(x) for tower, x in views], dim=-1))
-        text = language.embed_tokens(input_ids)
+        if language.rotary_emb.inv_freq.dtype != torch.float32:
+            raise ContractError("the rotary frequencies were cast", got="a .to(dtype)", expected="float32 in every dtype", next="load with dtype=")
+        features = torch.cat([tower(x) for tower, x in zip(self.vision.values(), pixel_values.split(3, dim=1), strict=True)], dim=-1)
+        projected, text = self.projector(features), language.embed_tokens(input_ids)
         embedding = torch.cat([text[:, :1], projected, text[:, 1:]], dim=1)
         mask = torch.cat([attention_mask[:, :1], attention_mask.new_ones(projected.shape[:2]), attention_mask[:, 1:]], dim=1)
         # A ready 4-D mask: transformers makes its own by looking at values, which tensors on the meta device lack.
         bias = torch.where(attention_allowed(mask), embedding.new_zeros(()), torch.finfo(embedding.dtype).min)
-        hidden = language(inputs_embeds=embedding, attention_mask=bias, position_ids=torch.arange(mask.shape[1], device=mask.device)[None], use_cache=False)[0]
+        positions = torch.arange(mask.shape[1], device=mask.device)[None]
+        hidden = language(inputs_embeds=embedding, attention_mask=bias, position_ids=positions, use_cache=False)[0]
         return Output(features, projected, embedding, mask, hidden, self.language_model.lm_head(hidden) if with_logits else None)

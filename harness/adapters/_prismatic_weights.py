@@ -22,7 +22,7 @@ from harness import checkpoints
 from harness.adapters._prismatic import Prismatic, PrismaticConfig
 from harness.errors import ContractError, DamagedError, MissingError
 
-__all__ = ["build_random", "load", "load_config", "published_to_native"]
+__all__ = ["build_random", "load", "load_config", "load_preprocessor", "published_to_native"]
 
 _WHOLE = "download the whole checkpoint folder"
 _POOL = re.compile(r"vision_backbone\.(fused_)?featurizer\.attn_pool\.")
@@ -52,7 +52,7 @@ def _published_name(native: str) -> str | None:
     return None if name == "embeddings.mask_token" else f"vision_backbone.{tower[1]}.{name}"
 
 
-def _native_tensor(native: str, shape: torch.Size, stored: Tensor) -> Tensor:
+def _native_tensor(native: str, stored: Tensor) -> Tensor:
     """The part of a stored tensor that belongs to `native`, in its layout."""
     if part := re.search(r"\.(?:attention|self_attn)\.([qkv])_proj\.", native):
         if native.startswith("vision.") and len(stored) % 3 == 0:
@@ -79,7 +79,7 @@ def published_to_native(state: Mapping[str, Tensor], config: PrismaticConfig, wh
     _refuse("tensors the network has no place for", sorted(given - wanted), where)
     like = next(iter(state.values()))
     native_state = {
-        native: like.new_zeros(shape) if (name := names[native]) is None else _native_tensor(native, shape, state[name])
+        native: like.new_zeros(shape) if (name := names[native]) is None else _native_tensor(native, state[name])
         for native, shape in shapes.items()
     }
     wrong = [f"{native} {tuple(x.shape)}, not {tuple(shapes[native])}" for native, x in native_state.items() if x.shape != shapes[native]]
@@ -112,12 +112,13 @@ def _shards(directory: Path) -> dict[Path, set[str] | None]:
     shards: dict[Path, set[str] | None] = {single: None}
     if not single.is_file() and index.is_file():
         table = _json(index).get("weight_map")
-        if not isinstance(table, dict) or not table or any(not isinstance(name, str) or Path(name).name != name for name in table.values()):
-            raise DamagedError("the index has no usable weight_map", where=index, got=type(table).__name__, expected="tensor -> file of this folder")
-        shards = {directory / name: {tensor for tensor, file in table.items() if file == name} for name in sorted(set(table.values()))}
+        files = sorted(set(map(str, table.values()))) if isinstance(table, dict) else []
+        if not files or any(Path(name).name != name for name in files):
+            raise DamagedError("the index has no usable weight_map", where=index, got=table, expected="tensor -> file of this folder")
+        shards = {directory / name: {tensor for tensor, file in table.items() if file == name} for name in files}
     checkpoints.verify(directory, next=_WHOLE)
     if not index.is_file() and not single.is_file():
-        raise MissingError("the checkpoint has neither one weight file nor an index", where=directory, expected=f"{single.name} or {index.name}", next=_WHOLE)
+        raise MissingError("the checkpoint has shards but no index", where=directory, expected=index.name, next=_WHOLE)
     return shards
 
 
@@ -155,7 +156,7 @@ def _assigned(config: PrismaticConfig, state: Mapping[str, Tensor], *, attention
     device = next(iter(state.values())).device
     language = module.language_model
     language.model.rotary_emb = LlamaRotaryEmbedding(language.config).to(device)
-    for name, tower in module.vision.items():
+    for tower in module.vision.values():
         if hasattr(embeddings := tower.model.embeddings, "position_ids"):
             embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
     empty = [name for name, x in (*module.named_parameters(), *module.named_buffers()) if x.is_meta]
@@ -167,6 +168,11 @@ def _assigned(config: PrismaticConfig, state: Mapping[str, Tensor], *, attention
 def load_config(directory: Path) -> PrismaticConfig:
     """The configuration of the checkpoint in `directory`; see `PrismaticConfig.from_dict` for what it raises."""
     return PrismaticConfig.from_dict(_json(directory / "config.json"), directory / "config.json")
+
+
+def load_preprocessor(directory: Path) -> dict[str, Any] | None:
+    """The saved `preprocessor_config.json`, whose `tvf_*` fields win over any default; None when there is none."""
+    return _json(path) if (path := directory / "preprocessor_config.json").is_file() else None
 
 
 def load(directory: Path, *, dtype: torch.dtype, device: torch.device | str, attention: str) -> Prismatic:

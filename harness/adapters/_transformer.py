@@ -6,10 +6,13 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from harness.adapters._base import Adapter, Norm
 from harness.adapters._torch import Capture, whole
@@ -39,9 +42,34 @@ class TransformerAdapter(Adapter):
     def call_stack(self, batch: Batch, stack: str) -> tuple[nn.Module, Mapping[str, object]]:
         """The framework's own module of a stack and the keyword inputs it receives for `batch`."""
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        with torch.no_grad():
+    def forward(self, batch: Batch, points: Iterable[Point] = ()) -> dict[str, Tensor]:
+        with torch.no_grad(), Capture(self.model, {point: self.clauses[point] for point in map(self.resolve, points)}):
             return self.call(batch)
+
+    def state(self) -> dict[str, object]:
+        modules = list(self.model.modules())
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return {
+            "hooks": sum(len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks) for module in modules),
+            "training": [module.training for module in modules],
+            "gradients": [(tensor.requires_grad, tensor.grad is None) for tensor in tensors],
+            "parameters": [(tensor._version, tensor.data_ptr(), tensor.dtype, tensor.device) for tensor in tensors],
+            "random": [torch.get_rng_state().tolist(), *(state.tolist() for state in torch.cuda.get_rng_state_all())] if torch.cuda.is_available() else torch.get_rng_state().tolist(),
+            "modes": (torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()),
+        }
+
+    def published_state(self) -> dict[str, Tensor]:
+        """The checkpoint's tensors under the names of `self.model`, as stored."""
+        prefix = f"{self.model.base_model_prefix}."
+        return {name.removeprefix(prefix): tensor for name, tensor in read_safetensors(self.subject.weights.directory).items()}
+
+    def unlike_checkpoint(self) -> list[str]:
+        published = self.published_state()
+        return [
+            name
+            for name, tensor in self.model.named_parameters()
+            if name not in published or not torch.equal(tensor.cpu(), published[name].to(tensor.dtype))
+        ]
 
     def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Tensor], Tensor] | None = None) -> dict[Point, Tensor]:
         wanted = {point: self.clauses[point] for point in map(self.resolve, points)}
@@ -91,6 +119,7 @@ def auto_model(subject: Subject, runtime: Runtime) -> PreTrainedModel:
 
     Raises DamagedError when the checkpoint leaves a weight unset or brings one that the model does not have.
     """
+    transformers_logging.disable_progress_bar()  # a bar for every subject drowns the harness's own progress
     options = {"attn_implementation": runtime.attention, "dtype": getattr(torch, runtime.dtype)}
     if (directory := subject.weights.directory) is not None:
         model, info = AutoModel.from_pretrained(directory, output_loading_info=True, local_files_only=True, **options)
@@ -102,6 +131,11 @@ def auto_model(subject: Subject, runtime: Runtime) -> PreTrainedModel:
             model = AutoModel.from_config(config, **options)
     require_attention(model, runtime.attention)
     return model if subject.weights.kind == "meta" else model.to(runtime.device)
+
+
+def read_safetensors(directory: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint's shards, memory-mapped."""
+    return {name: tensor for path in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
 def require_attention(model: nn.Module, attention: str) -> None:

@@ -46,6 +46,7 @@ class ModelCard(_Strict):
     documented: dict[str, int | float | str | list[int]] = {}
     config: dict[str, Any] = {}
     options: dict[str, Any] = {}
+    traits: list[Literal["instruction", "images", "final_norm", "causal", "layer_scale"]] = Field(default=[], description="what contract findings may ask of it")
     scales: dict[Scale, ScaleCard]
     folder: Path = Path()
 

@@ -1,0 +1,23 @@
+"""Differences between captured arrays, in float64 on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.types import Array
+
+__all__ = ["host", "relative_difference"]
+
+
+def host(x: Array) -> np.ndarray:
+    """`x` as a float64 numpy array, wherever it lives."""
+    return np.asarray(x.detach().double().cpu() if hasattr(x, "detach") else x, np.float64)
+
+
+def relative_difference(x: Array, y: Array) -> float:
+    """Largest absolute difference over the largest magnitude of `y`; 0 is equal, infinite when a shape or a NaN disagrees."""
+    left, right = host(x), host(y)
+    if left.shape != right.shape or not np.array_equal(np.isfinite(left), np.isfinite(right)):
+        return float("inf")
+    difference = float(np.abs(left - right).max(initial=0.0))
+    return difference / scale if (scale := float(np.abs(right).max(initial=0.0))) else difference

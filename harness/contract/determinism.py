@@ -1,0 +1,17 @@
+"""Does the same batch give the same activations twice?"""
+
+from __future__ import annotations
+
+from harness.adapters._base import Adapter
+from harness.contract._compare import relative_difference
+from harness.types import Batch, Measurement, Point
+
+__all__ = ["determinism"]
+
+
+def determinism(adapter: Adapter, batch: Batch) -> Measurement:
+    """Largest relative difference, over all points, between two captures of one batch; 0 is bitwise equal."""
+    first, second = adapter.capture(batch, adapter.clauses), adapter.capture(batch, adapter.clauses)
+    found = {point: relative_difference(first[point], second[point]) for point in first}
+    worst: Point = max(found, key=found.__getitem__)
+    return Measurement(found[worst], detail=f"worst of {len(found)} points: {worst}")

@@ -1,0 +1,22 @@
+"""Do action tokens become the actions that upstream's own code made of them?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from harness.adapters._base import Adapter
+from harness.types import Measurement
+
+__all__ = ["detokenisation"]
+
+
+def detokenisation(adapter: Adapter, pack: Path) -> Measurement:
+    """Largest absolute difference, in the dataset's units, between decoded actions and those of the pack's `actions.json`."""
+    cases = json.loads((pack / "actions.json").read_text(encoding="utf-8"))["cases"]
+    decoded = [adapter.decode(case["token_ids"], case["unnorm_key"]) for case in cases]
+    return Measurement(
+        max(float(np.abs(got - case["actions"]).max()) for got, case in zip(decoded, cases, strict=True)), detail=f"{len(cases)} token sequences"
+    )

@@ -1,0 +1,30 @@
+"""Do the inputs that the family declares move the features, and the others not?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.adapters._base import Adapter
+from harness.contract._changes import CHANGES
+from harness.contract._compare import relative_difference
+from harness.errors import UnknownNameError
+from harness.extract import pooled
+from harness.types import Measurement, Point, Sample
+
+__all__ = ["input_use"]
+
+
+def input_use(adapter: Adapter, samples: Sequence[Sample], *, change: str, seed: int = 0) -> Measurement:
+    """Relative change of a sample's pooled deepest row when one input is replaced: 0 when it is ignored.
+
+    The bounds are the smallest and the largest change over samples, so "moves" holds for all of them and "does not" for all.
+    """
+    if change not in CHANGES:
+        raise UnknownNameError("change", change, CHANGES)
+    deepest: Point = list(adapter.clauses)[-1]
+    changed = CHANGES[change](samples, np.random.default_rng(seed))
+    before, after = (pooled(adapter, rows, [deepest])[deepest] for rows in (samples, changed))
+    moved = [relative_difference(new, old) for new, old in zip(after, before, strict=True)]
+    return Measurement(float(np.median(moved)), min(moved), max(moved), detail=f"{change}: median of {len(moved)} samples at {deepest}")

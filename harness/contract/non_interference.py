@@ -1,0 +1,35 @@
+"""Does capture leave the model, its outputs and the random state exactly as they were?"""
+
+from __future__ import annotations
+
+from harness.adapters._base import Adapter
+from harness.errors import UnknownNameError
+from harness.types import Batch, Measurement
+
+__all__ = ["non_interference"]
+
+ASPECTS = ("outputs", "hooks", "training", "gradients", "parameters", "random", "modes")
+
+
+def non_interference(adapter: Adapter, batch: Batch, *, aspect: str) -> Measurement:
+    """How many things of one aspect a capture of every point changed: 0 when it left no trace.
+
+    `outputs` compares the model's outputs bitwise with those of the bare forward; the other aspects compare the adapter's
+    own account of its state before and after a capture of every point.
+    """
+    if aspect not in ASPECTS:
+        raise UnknownNameError("aspect", aspect, ASPECTS)
+    if aspect == "outputs":
+        bare, watched = adapter.forward(batch), adapter.forward(batch, adapter.clauses)
+        changed = [name for name, value in bare.items() if not _same(value, watched[name])]
+        return Measurement(len(changed), detail=f"of {len(bare)} outputs: {', '.join(changed) or 'none changed'}")
+    before = adapter.state()[aspect]
+    adapter.capture(batch, adapter.clauses)
+    after = adapter.state()[aspect]
+    pairs = zip(before, after, strict=True) if isinstance(before, list) else [(before, after)]
+    changed = sum(old != new for old, new in pairs)
+    return Measurement(changed, detail=f"{aspect} before and after capturing {len(adapter.clauses)} points")
+
+
+def _same(x: object, y: object) -> bool:
+    return bool((x == y).all())

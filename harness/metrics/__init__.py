@@ -1,0 +1,1 @@
+"""One module per metric, each exporting one pure function of feature arrays."""
