@@ -80,8 +80,12 @@ def pooled(
             rows[point].append(block.cpu().numpy() if hasattr(block, "cpu") else np.asarray(block))
         if progress is not None:
             progress(min(start + batch_size, len(order)), len(order), adapter.subject.id)
-    back = np.argsort(order)
-    return {point: np.concatenate(blocks)[back] for point, blocks in rows.items()}
+    return {point: in_order(blocks, order) for point, blocks in rows.items()}
+
+
+def in_order(blocks: Sequence[np.ndarray], order: Sequence[int]) -> np.ndarray:
+    """The rows of all blocks, row `i` of which belongs to sample `order[i]`, in the order of the samples."""
+    return np.concatenate(blocks)[np.argsort(order)]
 
 
 def keeper(batch: Batch, points: Iterable[Point], pooling: str, device: str) -> Callable[[Point, Array], Array]:

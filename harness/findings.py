@@ -44,8 +44,10 @@ class Finding(BaseModel):
     status: Literal["reproduced", "contradicted"] = "reproduced"
     claimed: Value | None = None
     reason: str | None = None
+    plot: str | None = Field(default=None, description="title of the figure by layer that shows this finding as a series")
+    series: str | None = Field(default=None, description="name of that series")
     control: str
-    broken_by: list[str] = Field(min_length=1)
+    broken_by: list[str]
 
     @model_validator(mode="after")
     def _contradiction_is_explained(self) -> Finding:
@@ -74,7 +76,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        return "-".join([self.finding.id, self.subject, *([] if self.layer is None else [f"L{self.layer:02d}"])])
+        """The name of its test item; no colon, which snapshot file names cannot hold."""
+        return "-".join([self.finding.id, *self.subject.split(":"), *([] if self.layer is None else [f"L{self.layer:02d}"])])
 
 
 @dataclass(frozen=True)

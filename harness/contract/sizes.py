@@ -9,14 +9,17 @@ from harness.types import Batch, Measurement, Point
 __all__ = ["sizes"]
 
 
-def sizes(adapter: Adapter, batch: Batch, *, of: str, stack: str) -> Measurement:
-    """One size of a stack, read off what a forward really gives: `depth`, `width`, `tokens`, or a span's length (`image.0`)."""
-    blocks = [point for point in adapter.clauses if point.stack == stack and point.stream == "output" and point.layer is not None]
-    probe: Point = blocks[-1] if blocks else next(point for point in adapter.clauses if point.stack == stack)
-    captured = adapter.capture(batch, blocks or [probe])
-    shape = tuple(captured[probe].shape)
-    found = {"depth": len({point.layer for point in captured}), "width": shape[2], "tokens": shape[1]}
-    found |= {name: int(span[0].sum()) for name, span in batch.tokens[stack].spans.items()}
+def sizes(adapter: Adapter, batch: Batch, *, of: str, point: str) -> Measurement:
+    """One size, read off what a forward really gives at `point`: `width`, `tokens`, a span's length (`image.0`), or `depth`.
+
+    `depth` is the number of blocks of the point's stack that put something out.
+    """
+    place = adapter.resolve(point)
+    blocks = [other for other in adapter.clauses if other.stack == place.stack and other.stream == "output" and other.layer is not None]
+    captured = adapter.capture(batch, {place, *blocks})
+    shape = tuple(captured[place].shape)
+    found = {"depth": len(captured.keys() & set(blocks)), "width": shape[2], "tokens": shape[1]}
+    found |= {name: int(span[0].sum()) for name, span in batch.tokens[place.stack].spans.items()}
     if of not in found:
         raise UnknownNameError("size", of, found)
-    return Measurement(found[of], detail=f"{probe} is {shape}")
+    return Measurement(found[of], detail=f"{place} is {shape}")

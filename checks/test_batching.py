@@ -1,0 +1,12 @@
+"""Is a sample's row the same alone as among others?"""
+
+import pytest
+
+from harness.contract.batching import batching
+
+pytestmark = pytest.mark.question("batching")
+
+
+def test_a_row_does_not_depend_on_its_batch(case, adapter, samples, judge):
+    outcome = judge(batching(adapter, samples, **case.finding.params))
+    assert outcome.holds, outcome.message

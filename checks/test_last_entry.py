@@ -1,0 +1,12 @@
+"""Is `hidden_states[-1]` post-norm?"""
+
+import pytest
+
+from harness.contract.last_entry import last_entry
+
+pytestmark = pytest.mark.question("last_entry")
+
+
+def test_last_entry_of_the_tuple_against_the_final_norm(case, adapter, batch, judge):
+    outcome = judge(last_entry(adapter, batch))
+    assert outcome.holds, outcome.message

@@ -1,0 +1,12 @@
+"""Is every parameter the checkpoint's own?"""
+
+import pytest
+
+from harness.contract.loaded import loaded
+
+pytestmark = pytest.mark.question("loaded")
+
+
+def test_no_parameter_was_left_at_its_initial_value(case, adapter, judge):
+    outcome = judge(loaded(adapter))
+    assert outcome.holds, outcome.message

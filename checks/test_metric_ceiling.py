@@ -1,0 +1,12 @@
+"""What does a documented metric give perfect predictions?"""
+
+import pytest
+
+from harness.contract.metric_ceiling import metric_ceiling
+
+pytestmark = pytest.mark.question("metric_ceiling")
+
+
+def test_perfect_predictions_reach_the_ceiling(case, judge, seed):
+    outcome = judge(metric_ceiling(**case.finding.params, seed=seed))
+    assert outcome.holds, outcome.message

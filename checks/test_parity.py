@@ -1,0 +1,13 @@
+"""Does the adapter compute what upstream's own code computed?"""
+
+import pytest
+
+from harness import registry
+
+pytestmark = pytest.mark.question("parity")
+
+
+def test_the_adapter_agrees_with_upstream(case, adapter, pack, judge):
+    measure = registry.load("contract", case.finding.params["measure"])
+    outcome = judge(measure(adapter, pack, **case.finding.params.get("options", {})))
+    assert outcome.holds, outcome.message

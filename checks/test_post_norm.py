@@ -1,0 +1,12 @@
+"""Is the final-norm point the norm of the raw last block?"""
+
+import pytest
+
+from harness.contract.post_norm import post_norm
+
+pytestmark = pytest.mark.question("post_norm")
+
+
+def test_final_norm_is_the_norm_of_the_last_block(case, adapter, batch, judge):
+    outcome = judge(post_norm(adapter, batch))
+    assert outcome.holds, outcome.message

@@ -1,0 +1,12 @@
+"""Does a position mean the same token in every stream?"""
+
+import pytest
+
+from harness.contract.stream_gap import stream_gap
+
+pytestmark = pytest.mark.question("stream_gap")
+
+
+def test_streams_are_as_far_apart_as_the_image_is_long(case, adapter, batch, judge):
+    outcome = judge(stream_gap(adapter, batch, **case.finding.params))
+    assert outcome.holds, outcome.message

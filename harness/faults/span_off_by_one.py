@@ -1,0 +1,17 @@
+"""The image span forgets the begin-of-sequence token before it."""
+
+from __future__ import annotations
+
+from harness.faults import Patch
+from harness.faults._seams import change_tokens
+from harness.types import TokenMap
+
+__all__ = ["span_off_by_one"]
+
+
+def span_off_by_one(patch: Patch) -> None:
+    def change(tokens: TokenMap) -> TokenMap:
+        moved = {name: span.roll(-1, dims=1) if name in ("text", "image.0") and "image.0" in tokens.spans else span for name, span in tokens.spans.items()}
+        return TokenMap(tokens.mask, moved)
+
+    change_tokens(patch, "lm", change)

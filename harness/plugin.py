@@ -1,0 +1,276 @@
+"""The pytest plug-in: options, markers, one test item for every case of a finding, and the outcomes of a run.
+
+A test module names its question with `pytestmark = pytest.mark.question("post_norm")`; each of its tests that takes `case`
+runs once for every case of the findings that ask it. It ends with `judge(measurement)`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import Any, final
+
+import pytest
+
+from harness import cards, faults, findings, registry, subjects
+from harness.errors import HarnessError, MissingError, UnknownNameError
+from harness.findings import Case, Outcome
+from harness.types import Measurement, Runtime
+
+MARKERS = {
+    "mock": "tiny weights on the true code path; runs anywhere in seconds",
+    "real": "trained weights that fit a CPU; needs the packages `harness doctor` names",
+    "gpu": "a published checkpoint on an accelerator; needs --checkpoint MODEL=DIRECTORY",
+    "sim": "needs a simulator",
+    "slow": "takes minutes",
+    "question(name)": "the question that a module of checks answers; findings name it",
+}
+OUTCOMES, DOCUMENTS, STACK = pytest.StashKey[list[dict[str, Any]]](), pytest.StashKey[tuple[findings.Document, ...]](), pytest.StashKey[ExitStack]()
+STARTED = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("harness", "vla-harness")
+    group.addoption("--model", metavar="NAME", help="run the findings of one model only")
+    group.addoption("--checkpoint", metavar="MODEL=DIRECTORY", action="append", nargs="+", default=[], help="a checkpoint to run a model's checkpoint scale on; repeatable")
+    group.addoption("--device", help="cpu, cuda or cuda:N (default: cpu; cuda for items marked gpu)")
+    group.addoption("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="dtype of the weights (default: float32)")
+    group.addoption("--attention", default="eager", choices=("eager", "sdpa"), help="attention kernel (default: eager)")
+    group.addoption("--store", metavar="DIR", type=Path, help="where features are kept (default: .harness/store)")
+    group.addoption("--report", metavar="DIR", help="where the report is written (default: reports/latest; none with --fault); 'none' writes none")
+    group.addoption("--fault", metavar="NAME", help="inject a mistake: the findings that name it must turn red")
+    group.addoption("--seed", type=int, default=0, help="added to the seed of random weights, splits and resampling (default: 0)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    config.stash[OUTCOMES], config.stash[STACK], config.stash[STARTED] = [], ExitStack(), time.time()
+    fault = config.getoption("--fault")
+    try:
+        checkpoints(config)
+        if fault is not None:
+            if fault not in registry.names("faults"):
+                raise UnknownNameError("fault", fault, registry.names("faults"), next="harness faults lists them")
+            if config.getoption("--snapshot-update", False):
+                raise pytest.UsageError("--fault with --snapshot-update would accept the mistake as the truth")
+            config.stash[STACK].enter_context(faults.injected(fault))
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+    folder = report_folder(config)
+    if folder is not None and _is_controller(config) and not config.option.collectonly and config.option.xmlpath is None and _runs_checks(config):
+        config.option.xmlpath = str(folder / "junit.xml")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (stack := config.stash.get(STACK, None)) is not None:
+        stack.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    question = next(metafunc.definition.iter_markers("question"), None)
+    if question is None or "case" not in metafunc.fixturenames:
+        return
+    try:
+        asked = [finding for document in documents(metafunc.config) for finding in document.finding if finding.check == question.args[0]]
+        chosen = findings.cases(asked, model=metafunc.config.getoption("--model"))
+        params = [pytest.param(case, id=case.id, marks=getattr(pytest.mark, subjects.marker(case.subject))) for case in chosen]
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+    metafunc.parametrize("case", params)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if (case := _case(item)) is not None:
+            item.user_properties.append(("case", {"finding": case.finding.id, "subject": case.subject, "layer": case.layer}))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if (case := _case(item)) is None:
+        return
+    try:
+        runtime(item.config, case.subject)
+        if case.subject.endswith(":checkpoint") and case.subject.partition(":")[0] not in checkpoints(item.config) and (command := subjects.missing(case.subject)):
+            raise MissingError(f"{case.subject} has no weights here", next=command)
+    except MissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def judge(request: pytest.FixtureRequest, case: Case) -> Callable[[Measurement], Outcome]:
+    """The verdict on a measurement of this item's case, recorded for the report."""
+
+    def judged(measurement: Measurement) -> Outcome:
+        outcome = findings.judge(case, measurement)
+        request.node.user_properties.append(("outcome", outcome.as_dict()))
+        return outcome
+
+    return judged
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _Recorder.current.record(report) if _Recorder.current is not None else None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    _Recorder.current = _Recorder(session.config.stash[OUTCOMES]) if _is_controller(session.config) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    outcomes = config.stash[OUTCOMES]
+    if not outcomes or not _is_controller(config):
+        return
+    red = sorted({outcome["finding"] for outcome in outcomes if outcome["verdict"] == "drifted"})
+    measured = {outcome["finding"] for outcome in outcomes if outcome["verdict"] != "unmeasured"}
+    terminalreporter.section("findings")
+    terminalreporter.line(f"{len(measured) - len(red)} of {len(measured)} measured findings hold" + (f"; red: {', '.join(red)}" if red else ""))
+    if (fault := config.getoption("--fault")) is not None:
+        _tell_fault(terminalreporter, config, fault, set(red), measured)
+    if (folder := report_folder(config)) is not None:
+        from harness.report import build, files
+
+        built = build.build(
+            documents(config),
+            outcomes,
+            environment=environment(config),
+            command=" ".join(["pytest", *map(str, config.invocation_params.args)]),
+            started=config.stash[STARTED],
+            duration=time.time() - config.stash[STARTED],
+            fault=fault,
+        )
+        files.write(built, folder)
+        terminalreporter.line(f"report: {folder / 'index.html'}")
+
+
+def documents(config: pytest.Config) -> tuple[findings.Document, ...]:
+    """The findings of this run, read once. Raises DamagedError."""
+    if DOCUMENTS not in config.stash:
+        config.stash[DOCUMENTS] = findings.load()
+    return config.stash[DOCUMENTS]
+
+
+def checkpoints(config: pytest.Config) -> dict[str, Path]:
+    """`--checkpoint` as model to directory. Raises UnknownNameError, MissingError, UsageError."""
+    chosen: dict[str, Path] = {}
+    for text in (text for group in config.getoption("--checkpoint") for text in group):
+        model, sign, directory = text.partition("=")
+        if not sign:
+            raise pytest.UsageError(f"--checkpoint takes MODEL=DIRECTORY, got {text!r}; put test paths before it")
+        cards.model_card(model)
+        if not (path := Path(directory).expanduser()).is_dir():
+            raise MissingError("there is no checkpoint here", where=path, expected="a directory", next=f"--checkpoint {model}=DIRECTORY")
+        chosen[model] = path.resolve()
+    return chosen
+
+
+def runtime(config: pytest.Config, subject: str) -> Runtime:
+    """How a subject runs in this session. Raises MissingError when its device is not there."""
+    wanted = config.getoption("--device")
+    device = wanted or ("cuda" if subjects.marker(subject) == "gpu" else "cpu")
+    if device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise MissingError("no CUDA device was found", where=subject, next="run on a machine with a GPU, or add --device cpu")
+    return Runtime(device, config.getoption("--dtype"), config.getoption("--attention"))
+
+
+def report_folder(config: pytest.Config) -> Path | None:
+    """Where this run's report goes; None when it writes none."""
+    wanted = config.getoption("--report") or ("none" if config.getoption("--fault") else "reports/latest")
+    return None if wanted == "none" else Path(wanted)
+
+
+def environment(config: pytest.Config) -> dict[str, str]:
+    """What a reader needs to know of the machine and the run."""
+    libraries = ("vla-harness", "torch", "transformers", "jax", "numpy", "scikit-learn", "pytest")
+    versions = {name: metadata.version(name) for name in libraries if any(metadata.distributions(name=name))}
+    run = {name: str(config.getoption(f"--{name}") or "default") for name in ("device", "dtype", "attention", "seed")}
+    return {"python": platform.python_version(), "platform": platform.platform(), "cores": str(os.cpu_count()), **versions, **run}
+
+
+@final
+class _Recorder:
+    """Turns test reports, from this process or from xdist workers, into outcomes."""
+
+    current: _Recorder | None = None
+
+    def __init__(self, outcomes: list[dict[str, Any]]) -> None:
+        self.outcomes = outcomes
+
+    def record(self, report: pytest.TestReport) -> None:
+        properties = dict(report.user_properties)
+        if "case" not in properties or not (report.when == "call" or (report.when == "setup" and not report.passed)):
+            return
+        known = properties.get("outcome", {})
+        if report.skipped:
+            verdict = {"verdict": "unmeasured", "message": _reason(report)}
+        elif report.failed and known.get("verdict") in (None, "reproduced", "contradicted"):
+            verdict = {"verdict": "drifted", "message": f"the check could not finish\n{_last_lines(report)}"}
+        else:
+            verdict = {}
+        blank = dict.fromkeys(("measured", "low", "high", "control"), None) | {"detail": "", "message": ""}
+        self.outcomes.append({**blank, **properties["case"], **known, **verdict, "seconds": round(report.duration, 3)})
+
+
+def _case(item: pytest.Item) -> Case | None:
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("case") if callspec is not None else None
+    return case if isinstance(case, Case) else None
+
+
+def _is_controller(config: pytest.Config) -> bool:
+    return not hasattr(config, "workerinput")
+
+
+def _runs_checks(config: pytest.Config) -> bool:
+    """Whether the command line points at checks at all: other test runs write no report."""
+    named = [Path(argument.split("::")[0]).resolve() for argument in config.args]
+    checks = (config.rootpath / "checks").resolve()
+    return any(path == checks or checks in path.parents or path in checks.parents for path in named)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    return str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+def _last_lines(report: pytest.TestReport) -> str:
+    return "\n".join(report.longreprtext.splitlines()[-12:])
+
+
+def _tell_fault(terminalreporter: Any, config: pytest.Config, fault: str, red: set[str], measured: set[str]) -> None:
+    named = {finding.id for document in documents(config) for finding in document.finding if fault in finding.broken_by}
+    rows = (("caught", red & named), ("MISSED", (named & measured) - red), ("UNEXPECTED", red - named))
+    terminalreporter.line(f"fault {fault}: " + "; ".join(f"{word} {len(found)}" + (f" ({', '.join(sorted(found))})" if found else "") for word, found in rows))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    fault = config.getoption("--fault")
+    return [f"harness: FAULT INJECTED: {fault} ({faults.summaries()[fault]})"] if fault else []
+
+
+def progress(config: pytest.Config) -> Callable[[int, int, str], None]:
+    """Shows long extractions on the terminal, through pytest's own output capture; at most a line every five seconds."""
+    reporter, capture = (config.pluginmanager.getplugin(name) for name in ("terminalreporter", "capturemanager"))
+    last = [time.monotonic()]
+
+    def show(done: int, total: int, label: str) -> None:
+        if reporter is None or (time.monotonic() - last[0] < 5 and done < total) or (done == total and last[0] == 0):
+            return
+        last[0] = time.monotonic()
+        with capture.global_and_fixture_disabled():
+            reporter.write(f"\n  extracting {label}: {done} of {total} samples")
+
+    return show
+
+
+__all__: Sequence[str] = ["checkpoints", "judge", "progress", "runtime"]
+_ = Iterator
