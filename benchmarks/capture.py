@@ -35,7 +35,7 @@ from rich.table import Table
 from harness import subjects
 from harness.errors import HarnessError, UsageError
 from harness.extract import keeper
-from harness.types import Batch, Point, Runtime, Sample, TokenMap
+from harness.types import Batch, Point, Runtime, TokenMap
 
 if TYPE_CHECKING:
     from nnsight import NNsight
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 BARE, POOLED, TOKENS = "bare forward", "ours, mean-pooled", "ours, every token"
-TUPLE, TUPLE_POOLED, NNSIGHT = "output_hidden_states", "output_hidden_states, then mean", "nnsight, mean-pooled"
+TUPLE, TUPLE_POOLED, NNSIGHT = "output_hidden_states", "the same, mean-pooled", "nnsight, mean-pooled"
 MAX_RATIO, MAX_SHARE, MAX_DIFFERENCE = 1.03, 0.05, 1e-4
 NNSIGHT_REQUIREMENT = "nnsight==0.8.1"
 
@@ -59,8 +59,7 @@ class Quartiles(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One method: milliseconds, its ratio to the bare forward of the same round, extra peak bytes and their share."""
 
     method: str
@@ -72,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """All that one run measured; `own_share` and the ratio of the pooled capture carry the targets."""
+    """All that one run measured; the ratio of the pooled capture and `own_share` carry the targets."""
 
     subject: str
     shape: tuple[int, int, int]
@@ -98,11 +97,11 @@ class Result:
         return [target for target, met in targets.items() if not met]
 
 
-def measure(subject_id: str, *, rows: int, tokens: int, rounds: int, attention: str, seed: int, nnsight: bool) -> Result:
-    """Times and peaks of every method on one random batch (rows, tokens) without padding."""
+def measure(subject_id: str, *, rows: int, tokens: int, rounds: int, attention: str, nnsight: bool) -> Result:
+    """Times and peaks of every method on one random batch (rows, tokens) without padding. Raises HarnessError."""
     adapter = subjects.load(subjects.resolve(subject_id), Runtime(attention=attention))
     points = [point for point in adapter.clauses if point.stream in ("output", "final_norm")]
-    batch = random_batch(adapter, rows, tokens, seed)
+    batch = random_batch(adapter, rows, tokens)
     methods = build_methods(adapter, batch, points, nnsight=nnsight)
     results = {name: run() for name, run in methods.items()}
     difference = worst_difference(adapter, points, results)
@@ -117,17 +116,16 @@ def measure(subject_id: str, *, rows: int, tokens: int, rounds: int, attention: 
     return Result(subject_id, shape, len(points), rounds, machine(nnsight=nnsight), table, keep_all, own, own / keep_all, difference, hooks)
 
 
-def random_batch(adapter: TransformerAdapter, rows: int, tokens: int, seed: int) -> Batch:
+def random_batch(adapter: TransformerAdapter, rows: int, tokens: int, *, seed: int = 0) -> Batch:
     """Random token ids, all valid. Raises UsageError for a subject that reads more than text."""
     import torch
 
-    if tuple(adapter.inputs_used) != ("instruction",):
-        raise UsageError("this benchmark feeds token ids", where=adapter.subject.id, got=adapter.inputs_used, expected="a text-only subject")
-    batch = adapter.encode([Sample(str(row), "pick up") for row in range(rows)])
+    if (used := adapter.inputs_used) != ("instruction",):
+        raise UsageError("this benchmark feeds token ids", where=adapter.subject.id, got=used, expected="a text-only subject")
     ids = torch.randint(adapter.model.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(seed))
     mask = torch.ones(rows, tokens, dtype=torch.bool)
     inputs = {"input_ids": ids, "attention_mask": mask.long()}
-    return Batch(batch.sample_ids, inputs, {"lm": TokenMap(mask, {"text": mask, "padding": ~mask})})
+    return Batch(tuple(map(str, range(rows))), inputs, {"lm": TokenMap(mask, {"text": mask, "padding": ~mask})})
 
 
 def build_methods(adapter: TransformerAdapter, batch: Batch, points: Sequence[Point], *, nnsight: bool) -> dict[str, Method]:
@@ -154,6 +152,7 @@ def twin(model: nn.Module) -> nn.Module:
 
 
 def hidden_states(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    """The framework's own tuple, as many take it."""
     import torch
 
     with torch.no_grad():
@@ -178,14 +177,11 @@ def trace(traced: NNsight, modules: Sequence[str], batch: Batch) -> list[Tensor]
 
 
 def worst_difference(adapter: TransformerAdapter, points: Sequence[Point], results: Mapping[str, object]) -> float:
-    """Largest difference between our rows and any other method's of the same point, relative to the point's largest value."""
-    ours, found = results[POOLED], [0.0]
-    for place, point in enumerate(points):
-        index = adapter.clauses[point].hidden_states_index
-        others = [] if index is None else [results[TUPLE_POOLED][index]]
-        others += [results[NNSIGHT][place]] if NNSIGHT in results else []
-        found += [float((other - ours[point]).abs().max() / ours[point].abs().max()) for other in others]
-    return max(found)
+    """Largest difference of any method's rows from ours of the same point, relative to the point's largest value."""
+    ours, index = results[POOLED], {point: adapter.clauses[point].hidden_states_index for point in points}
+    pairs = [(ours[point], results[TUPLE_POOLED][index[point]]) for point in points if index[point] is not None]
+    pairs += [(ours[point], row) for point, row in zip(points, results.get(NNSIGHT, ()))]
+    return max(float((row - other).abs().max() / row.abs().max()) for row, other in pairs)
 
 
 def peak_bytes(run: Method) -> int:
@@ -196,7 +192,8 @@ def peak_bytes(run: Method) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         kept = run()
     del kept
-    changes = sorted((event.start_ns(), event.nbytes()) for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]")
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return int(np.cumsum([0, *(change for _, change in changes)]).max())
 
 
@@ -229,16 +226,15 @@ def machine(*, nnsight: bool) -> dict[str, str | int]:
 
 
 def show(result: Result, console: Console) -> None:
-    rows, tokens, width = result.shape
-    parts = ", ".join(f"{value} {name}" if isinstance(value, int) else f"{name} {value}" for name, value in result.machine.items())
-    console.print(f"{result.subject}, {result.points} points of ({rows}, {tokens}, {width}), {result.rounds} rounds; {parts}")
-    table = Table("method", "time, ms", "ratio to bare", "quartiles", "extra peak, MB", "of all tokens")
+    console.print(f"{result.subject}, {result.points} points of {result.shape}, {result.rounds} rounds")
+    console.print(", ".join(f"{name} {value}" for name, value in result.machine.items()))
+    table = Table("method", "ms", "ratio, quartiles", "extra MB", "of all tokens")
     for row in result.rows:
-        cells = (f"{row.milliseconds:.0f}", f"{row.ratio.median:.3f}", f"{row.ratio.low:.3f} to {row.ratio.high:.3f}")
-        table.add_row(row.method, *cells, f"{row.extra_bytes / 1e6:.2f}", f"{row.extra_share:.1%}")
+        ratio = f"{row.ratio.median:.3f}  {row.ratio.low:.3f}-{row.ratio.high:.3f}"
+        table.add_row(row.method, f"{row.milliseconds:.0f}", ratio, f"{row.extra_bytes / 1e6:.2f}", f"{row.extra_share:.1%}")
     console.print(table)
-    own = f"{result.own_bytes / 1e6:.2f} MB, {result.own_share:.2%}"
-    console.print(f"all tokens as float32: {result.keep_all_bytes / 1e6:.2f} MB; own peak of the mean-pooled capture: {own}")
+    console.print(f"all tokens as float32: {result.keep_all_bytes / 1e6:.2f} MB")
+    console.print(f"own peak of the mean-pooled capture: {result.own_bytes / 1e6:.2f} MB, {result.own_share:.2%}")
     console.print(f"largest difference between methods: {result.difference:.1e}; hooks left on the model: {result.hooks_left}")
 
 
@@ -248,7 +244,6 @@ def main(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of every sample.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; every method runs once in each.")] = 15,
     attention: Annotated[str, typer.Option(help="Attention kernel: eager or sdpa.")] = "eager",
-    seed: Annotated[int, typer.Option(help="Seed of the token ids.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 when a target is missed.")] = False,
 ) -> None:
@@ -258,7 +253,7 @@ def main(
     if not nnsight:
         console.print(f"nnsight left out: not installed; pip install {NNSIGHT_REQUIREMENT}")
     try:
-        result = measure(subject, rows=rows, tokens=tokens, rounds=rounds, attention=attention, seed=seed, nnsight=nnsight)
+        result = measure(subject, rows=rows, tokens=tokens, rounds=rounds, attention=attention, nnsight=nnsight)
     except HarnessError as error:
         console.print(str(error))
         raise typer.Exit(2) from error

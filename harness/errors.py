@@ -50,8 +50,9 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: object = None, next: str | None = None) -> None:
         known = sorted(known)
-        self.nearest = next_to[0] if (next_to := get_close_matches(name, known, n=1, cutoff=0.0)) else None
-        listed = ", ".join(known[:24]) + (f" … ({len(known)} in all)" if len(known) > 24 else "")
+        near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
+        self.nearest = near[0] if near else None
+        listed = ", ".join(near[:12]) + (f" … ({len(known)} in all)" if len(near) > 12 else "")
         super().__init__(
             f"there is no {kind} named {name!r}" + (f"; the nearest is {self.nearest!r}" if self.nearest else ""),
             where=where,

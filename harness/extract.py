@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import pooling as poolings
 from harness import registry
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.checkpoints import canonical_digest, file_digest
 from harness.readers import Dataset
 from harness.sources import module_digest

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from harness import checkpoints, registry
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.cards import ModelCard, ScaleCard, model_card, model_cards
 from harness.errors import MissingError, UnknownNameError, UsageError
 from harness.types import Runtime, Scale, Subject, Weights

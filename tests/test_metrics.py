@@ -255,7 +255,7 @@ def test_ridge_agrees_with_sklearn_on_standardised_features(n: int, d: int) -> N
 def test_ridge_by_hand_for_one_feature() -> None:
     x, y = np.array([[-1.0], [1.0]]), np.array([[-2.0], [4.0]])
     (predicted,) = ridge_predictions(x, y, np.array([[1.0], [3.0]]), [1.0])
-    assert predicted.tolist() == [[1 + 2 * 3 / 3], [1 + 3 * 2 * 3 / 3]]  # slope (2*3)/(2 + 1*1), centre 1
+    assert predicted == pytest.approx(np.array([[3.0], [7.0]]))  # slope 6 / (2 + 1), centre 1
 
 
 def test_ridge_drops_columns_that_are_constant_in_training() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.contract._compare import host
 from harness.types import Measurement, Point, Sample
 

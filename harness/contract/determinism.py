@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.contract._compare import relative_difference
 from harness.types import Batch, Measurement, Point
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.types import Measurement
 
 __all__ = ["detokenisation"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.contract._changes import CHANGES
 from harness.contract._compare import relative_difference
 from harness.errors import UnknownNameError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.types import Measurement
 
 __all__ = ["loaded"]

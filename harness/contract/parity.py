@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.contract._compare import host
 from harness.errors import ContractError, DamagedError, MissingError
 from harness.types import Batch, Measurement, Point

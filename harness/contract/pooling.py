@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from harness import pooling as poolings
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.contract._compare import host, relative_difference
 from harness.errors import UnknownNameError
 from harness.types import Array, Batch, Measurement, Point, TokenMap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.adapters._base import Adapter, Norm
+from harness.adapters import Adapter, Norm
 from harness.contract._compare import host, relative_difference
 from harness.types import Batch, Measurement, Point
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.contract._compare import host, relative_difference
 from harness.types import Measurement, Sample
 

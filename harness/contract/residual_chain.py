@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.contract._compare import relative_difference
 from harness.types import Batch, Measurement
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.faults import Patch
 from harness.types import Batch, Clause, Point, Runtime, Subject, TokenMap
 

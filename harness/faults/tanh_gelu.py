@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.adapters._base import Adapter
+from harness.adapters import Adapter
 from harness.faults import Patch
 from harness.faults._seams import change_loading
 

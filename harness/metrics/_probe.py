@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from threadpoolctl import threadpool_limits
 
 from harness.errors import UsageError
 from harness.metrics._ridge import ridge_predictions
@@ -47,11 +48,12 @@ def held_out_hits(
         return [classes[np.argmax(predicted @ directions.T, axis=1)] == classes[groups[held_out]] for predicted in predictions]
 
     found = np.zeros(len(x), bool)
-    for test in np.array_split(rng.permutation(np.unique(groups)), FOLDS):
-        rest = np.setdiff1d(groups, test)
-        inner = np.array_split(rng.permutation(rest), INNER_FOLDS)
-        scores = sum(np.array([row.sum() for row in hits(np.setdiff1d(rest, check), check, penalties)]) for check in inner)
-        (found[np.isin(groups, test)],) = hits(rest, test, [penalties[int(np.argmax(scores))]])
+    with threadpool_limits(1):  # matrices of a hundred rows: more threads only wait for each other
+        for test in np.array_split(rng.permutation(np.unique(groups)), FOLDS):
+            rest = np.setdiff1d(groups, test)
+            inner = np.array_split(rng.permutation(rest), INNER_FOLDS)
+            scores = sum(np.array([row.sum() for row in hits(np.setdiff1d(rest, check), check, penalties)]) for check in inner)
+            (found[np.isin(groups, test)],) = hits(rest, test, [penalties[int(np.argmax(scores))]])
     return found
 
 

@@ -37,7 +37,7 @@ def number(value: Stored) -> str:
     if size != 0 and not 1e-4 <= size < 1e6:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{exponent}"
-    return f"{value:.0f}" if size >= 1e3 or size == 0 else f"{value:.4g}"
+    return f"{value:.0f}" if size >= 1e3 else f"{value or 0.0:.4g}"
 
 
 def as_float(value: Stored) -> float | None:
@@ -112,7 +112,7 @@ def headline(report: Report) -> str:
     if not report["findings"]:
         return "No finding was asked for"
     if not drifted + held:
-        return f"Nothing could be measured here: {plural(counts['unmeasured'], 'finding')} lack what they need"
+        return f"0 of {plural(counts['unmeasured'], 'finding')} could be measured here"
     parts = [f"{held} of {held + drifted} measured findings hold"]
     if drifted:
         parts = [f"{plural(drifted, 'finding')} DRIFTED", f"{held} of {held + drifted} measured hold"]
@@ -131,7 +131,7 @@ def fault_note(report: Report) -> str:
     missed = [finding["id"] for finding in named if finding["verdict"] != "drifted"]
     if not named:
         return "No measured finding names this fault."
-    caught = f"{len(named) - len(missed)} of {plural(len(named), 'measured finding')} that must catch it drifted"
+    caught = f"{len(named) - len(missed)} of {plural(len(named), 'measured finding')} that name it drifted"
     return f"{caught}; missed by {', '.join(missed)}." if missed else f"{caught}."
 
 
