@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -48,23 +48,18 @@ __all__ = ["main"]
 BARE, POOLED, TOKENS = "bare forward", "ours, mean-pooled", "ours, every token"
 TUPLE, TUPLE_POOLED, NNSIGHT = "output_hidden_states", "the same, mean-pooled", "nnsight, mean-pooled"
 MAX_RATIO, MAX_SHARE, MAX_DIFFERENCE = 1.03, 0.05, 1e-4
-NNSIGHT_REQUIREMENT = "nnsight==0.8.1"
 
 Method = Callable[[], object]
 
 
-class Quartiles(NamedTuple):
-    low: float
-    median: float
-    high: float
-
-
-class Row(NamedTuple):
-    """One method: milliseconds, its ratio to the bare forward of the same round, extra peak bytes and their share."""
+@dataclass(frozen=True)
+class Row:
+    """One method: median milliseconds, median and quartiles of its ratio to the bare forward, extra peak bytes, their share."""
 
     method: str
     milliseconds: float
-    ratio: Quartiles
+    ratio: float
+    quartiles: tuple[float, float]
     extra_bytes: int
     extra_share: float
 
@@ -80,14 +75,13 @@ class Result:
     machine: Mapping[str, str | int]
     rows: tuple[Row, ...]
     keep_all_bytes: int
-    own_bytes: int
     own_share: float
     difference: float
     hooks_left: int
 
     def missed(self) -> list[str]:
         """The targets that this run misses, each as a sentence."""
-        ratio = next(row.ratio.median for row in self.rows if row.method == POOLED)
+        ratio = next(row.ratio for row in self.rows if row.method == POOLED)
         targets = {
             f"time ratio {ratio:.3f}, at most {MAX_RATIO}": ratio <= MAX_RATIO,
             f"own peak memory {self.own_share:.2%}, under {MAX_SHARE:.0%}": self.own_share < MAX_SHARE,
@@ -97,9 +91,9 @@ class Result:
         return [target for target, met in targets.items() if not met]
 
 
-def measure(subject_id: str, *, rows: int, tokens: int, rounds: int, attention: str, nnsight: bool) -> Result:
+def measure(subject_id: str, *, rows: int, tokens: int, rounds: int, nnsight: bool) -> Result:
     """Times and peaks of every method on one random batch (rows, tokens) without padding. Raises HarnessError."""
-    adapter = subjects.load(subjects.resolve(subject_id), Runtime(attention=attention))
+    adapter = subjects.load(subjects.resolve(subject_id), Runtime())
     points = [point for point in adapter.clauses if point.stream in ("output", "final_norm")]
     batch = random_batch(adapter, rows, tokens)
     methods = build_methods(adapter, batch, points, nnsight=nnsight)
@@ -108,12 +102,10 @@ def measure(subject_id: str, *, rows: int, tokens: int, rounds: int, attention: 
     kept = results[TOKENS]
     own = peak_bytes(lambda: list(map(keeper(batch, points, "mean", adapter.runtime.device), kept, kept.values())))
     keep_all, shape = sum(4 * value.numel() for value in kept.values()), tuple(kept[points[-1]].shape)
-    del results, kept  # what is live now would only blur the timings
-    peaks = {name: peak_bytes(run) for name, run in methods.items()}
-    seconds = timed(methods, rounds)
-    table = tuple(summary(name, seconds, peaks, keep_all) for name in methods)
-    hooks = adapter.state()["hooks"]
-    return Result(subject_id, shape, len(points), rounds, machine(nnsight=nnsight), table, keep_all, own, own / keep_all, difference, hooks)
+    del results, kept
+    peaks, seconds = {name: peak_bytes(run) for name, run in methods.items()}, timed(methods, rounds)
+    table, hooks = tuple(summary(name, seconds, peaks, keep_all) for name in methods), adapter.state()["hooks"]
+    return Result(subject_id, shape, len(points), rounds, machine(nnsight=nnsight), table, keep_all, own / keep_all, difference, hooks)
 
 
 def random_batch(adapter: TransformerAdapter, rows: int, tokens: int, *, seed: int = 0) -> Batch:
@@ -152,11 +144,8 @@ def twin(model: nn.Module) -> nn.Module:
 
 
 def hidden_states(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-    """The framework's own tuple, as many take it."""
-    import torch
-
-    with torch.no_grad():
-        return model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
+    """The framework's own tuple; the adapter has frozen every parameter, so no graph is built."""
+    return model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -166,13 +155,10 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def trace(traced: NNsight, modules: Sequence[str], batch: Batch) -> list[Tensor]:
     """nnsight's trace that saves the mean over tokens of every module's output."""
-    import torch
-
-    mask = batch.tokens["lm"].mask
-    with torch.no_grad(), traced.trace(**batch.inputs, use_cache=False):
+    with traced.trace(**batch.inputs, use_cache=False):
         rows = list().save()  # a plain [] would not outlive the trace
         for module in modules:
-            rows.append(masked_mean(traced.get(module).output, mask))
+            rows.append(masked_mean(traced.get(module).output, batch.tokens["lm"].mask))
     return rows
 
 
@@ -192,37 +178,34 @@ def peak_bytes(run: Method) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         kept = run()
     del kept
-    events = profiled.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    changes = sorted((event.start_ns(), event.nbytes()) for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]")
     return int(np.cumsum([0, *(change for _, change in changes)]).max())
 
 
 def timed(methods: Mapping[str, Method], rounds: int) -> dict[str, list[float]]:
     """Seconds of every method in every round; the order rotates, and garbage is collected outside the clock."""
     names, seconds = list(methods), {name: [] for name in methods}
-    for turn in range(-1, rounds):
+    for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             gc.collect()
             start = time.perf_counter()
             kept = methods[name]()
-            if turn >= 0:  # round -1 warms up
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
             del kept
-    return seconds
+    return {name: every[1:] for name, every in seconds.items()}  # the first round warms up
 
 
 def summary(name: str, seconds: Mapping[str, list[float]], peaks: Mapping[str, int], keep_all: int) -> Row:
-    ratio = Quartiles(*np.percentile(np.divide(seconds[name], seconds[BARE]), [25, 50, 75]).tolist())
-    extra = peaks[name] - peaks[BARE]
-    return Row(name, 1e3 * float(np.median(seconds[name])), ratio, extra, extra / keep_all)
+    (low, ratio, high), extra = np.percentile(np.divide(seconds[name], seconds[BARE]), [25, 50, 75]).tolist(), peaks[name] - peaks[BARE]
+    return Row(name, 1e3 * float(np.median(seconds[name])), ratio, (low, high), extra, extra / keep_all)
 
 
 def machine(*, nnsight: bool) -> dict[str, str | int]:
     """Cores, torch's default threads and the versions that the figures depend on."""
     import torch
 
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", *(["nnsight"] if nnsight else []))}
-    return {"cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), **versions}
+    names = ("torch", "transformers", "nnsight")[: 3 if nnsight else 2]
+    return {"cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), **{name: metadata.version(name) for name in names}}
 
 
 def show(result: Result, console: Console) -> None:
@@ -230,11 +213,10 @@ def show(result: Result, console: Console) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in result.machine.items()))
     table = Table("method", "ms", "ratio, quartiles", "extra MB", "of all tokens")
     for row in result.rows:
-        ratio = f"{row.ratio.median:.3f}  {row.ratio.low:.3f}-{row.ratio.high:.3f}"
+        ratio = "{:.3f}  {:.3f}-{:.3f}".format(row.ratio, *row.quartiles)
         table.add_row(row.method, f"{row.milliseconds:.0f}", ratio, f"{row.extra_bytes / 1e6:.2f}", f"{row.extra_share:.1%}")
     console.print(table)
-    console.print(f"all tokens as float32: {result.keep_all_bytes / 1e6:.2f} MB")
-    console.print(f"own peak of the mean-pooled capture: {result.own_bytes / 1e6:.2f} MB, {result.own_share:.2%}")
+    console.print(f"all tokens as float32: {result.keep_all_bytes / 1e6:.2f} MB; of these, own peak of pooling: {result.own_share:.2%}")
     console.print(f"largest difference between methods: {result.difference:.1e}; hooks left on the model: {result.hooks_left}")
 
 
@@ -243,7 +225,6 @@ def main(
     rows: Annotated[int, typer.Option(min=1, help="Samples in the batch.")] = 16,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of every sample.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; every method runs once in each.")] = 15,
-    attention: Annotated[str, typer.Option(help="Attention kernel: eager or sdpa.")] = "eager",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 when a target is missed.")] = False,
 ) -> None:
@@ -251,9 +232,9 @@ def main(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported; else the profiler writes to stderr
     console, nnsight = Console(), find_spec("nnsight") is not None
     if not nnsight:
-        console.print(f"nnsight left out: not installed; pip install {NNSIGHT_REQUIREMENT}")
+        console.print("nnsight left out: not installed; pip install nnsight==0.8.1")
     try:
-        result = measure(subject, rows=rows, tokens=tokens, rounds=rounds, attention=attention, nnsight=nnsight)
+        result = measure(subject, rows=rows, tokens=tokens, rounds=rounds, nnsight=nnsight)
     except HarnessError as error:
         console.print(str(error))
         raise typer.Exit(2) from error
@@ -261,9 +242,8 @@ def main(
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     missed = result.missed()
-    console.print("every target met" if not missed else "missed: " + "; ".join(missed))
-    if check and missed:
-        raise typer.Exit(1)
+    console.print("missed: " + "; ".join(missed) if missed else "every target met")
+    raise typer.Exit(int(check and bool(missed)))
 
 
 if __name__ == "__main__":

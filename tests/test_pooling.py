@@ -19,7 +19,7 @@ from harness.pooling import POOLINGS, pool, token_weights
 from harness.types import TokenMap
 
 EPSILON = 2.0**-23  # of float32, the precision of a pooled row
-PROPERTY = settings(deadline=None, max_examples=50)  # the first example compiles for jax
+PROPERTY = settings(deadline=None, max_examples=30)  # the first example compiles for jax
 
 
 class Backend(NamedTuple):
@@ -57,7 +57,7 @@ class Case(NamedTuple):
 
 @st.composite
 def activations(draw: st.DrawFn, *, magnitude: float = 1e3) -> Case:
-    n, t, d = (draw(st.sampled_from(sizes)) for sizes in ((1, 3), (1, 2, 6), (1, 3)))  # few shapes: jax compiles for each
+    n, t, d = (draw(st.sampled_from(sizes)) for sizes in ((1, 3), (1, 2, 6), (2,)))  # few shapes: jax compiles for each
     values = draw(hnp.arrays(np.float32, (n, t, d), elements=st.floats(-magnitude, magnitude, width=32, allow_subnormal=False)))
     mask = draw(hnp.arrays(np.bool_, (n, t)))
     mask[np.arange(n), draw(hnp.arrays(np.int64, n, elements=st.integers(0, t - 1)))] = True

@@ -151,7 +151,7 @@ def test_a_figure_has_one_series_per_finding_and_subject_sorted_by_layer() -> No
     assert (permuted["name"], permuted["ceiling"], permuted["values"]) == ("permuted", True, [0.25, "nan"])
     two = report([*CASES, case("trained", subject="pi0:mock", layer=0, measured=0.7)])["figures"][0]
     assert [(series["name"], series["subject"]) for series in two["series"]] == [("trained", "openvla:mock"), ("trained", "pi0:mock"), ("permuted", "openvla:mock")]
-    assert [panel.subject for panel in draw(two, prefix="f")] == ["openvla:mock", "pi0:mock"]
+    assert [panel.model for panel in draw(two, prefix="f")] == ["openvla", "pi0"]
 
 
 def test_a_drawn_figure_names_every_line_and_keeps_its_text_as_text() -> None:

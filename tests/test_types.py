@@ -65,7 +65,7 @@ def test_a_point_is_written_with_two_digits(point: Point, text: str) -> None:
     + ["lm.05.t03.output", "lm.t-1.output", "lm 05 output", "5.lm.output", "lm.+5.output", "lm.--5.output", "lm.05.out put", "lm.05.output\nlm"],
 )
 def test_what_is_no_point_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is not an extraction point(.|\n)*expected  stack\.stream") as caught:
+    with pytest.raises(UsageError, match=r"is not an extraction point(.|\n)*expected stack\.stream") as caught:
         Point.parse(text)
     assert repr(text) in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Figures by layer as inline SVG: one panel per subject, coloured by the page's own CSS variables so that dark mode applies."""
+"""Figures by layer as inline SVG: one panel per model, coloured by the page's own CSS variables so that dark mode applies."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _STYLE = {
 
 
 class Panel(NamedTuple):
-    """One subject's part of a figure; `svg` is an element to put into HTML as it is."""
+    """One model's part of a figure, its scales together; `svg` is an element to put into HTML as it is."""
 
-    subject: str
+    model: str
     svg: str
 
 
@@ -65,15 +65,15 @@ class _Line(NamedTuple):
 
 
 def draw(figure: FigureReport, *, prefix: str) -> list[Panel]:
-    """One panel for each subject, all on the same axes; `prefix` keeps the ids of several figures on a page apart."""
-    subjects = list(dict.fromkeys(series["subject"] for series in figure["series"]))
-    lines = [_lines([series for series in figure["series"] if series["subject"] == subject]) for subject in subjects]
+    """One panel for each model, all on the same axes, so that a model stands beside its untrained control; `prefix` keeps the ids of several figures on a page apart."""
+    models = list(dict.fromkeys(series["subject"].partition(":")[0] for series in figure["series"]))
+    lines = [_lines([series for series in figure["series"] if series["subject"].partition(":")[0] == model]) for model in models]
     finite = [value for panel in lines for line in panel for value in (*line.y, *line.low, *line.high) if math.isfinite(value)]
     layers = [layer for panel in lines for line in panel for layer in line.x]
     right = 16 + _CHARACTER * min(26, max(len(line.name) for panel in lines for line in panel))
     return [
-        Panel(subject, _svg(panel, figure["ylabel"], _span(finite), (min(layers), max(layers)), right, f"{prefix}-{index}", f"{figure['title']}, {subject}"))
-        for index, (subject, panel) in enumerate(zip(subjects, lines, strict=True))
+        Panel(model, _svg(panel, figure["ylabel"], _span(finite), (min(layers), max(layers)), right, f"{prefix}-{index}", f"{figure['title']}, {model}"))
+        for index, (model, panel) in enumerate(zip(models, lines, strict=True))
     ]
 
 
