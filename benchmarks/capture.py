@@ -48,7 +48,6 @@ __all__ = ["main"]
 BARE, POOLED, TOKENS = "bare forward", "ours, mean-pooled", "ours, every token"
 TUPLE, TUPLE_POOLED, NNSIGHT = "output_hidden_states", "the same, mean-pooled", "nnsight, mean-pooled"
 MAX_RATIO, MAX_SHARE, MAX_DIFFERENCE = 1.03, 0.05, 1e-4
-
 Method = Callable[[], object]
 
 

@@ -40,6 +40,17 @@ class HarnessError(Exception):
         lines = [what, *(f"  {label:<8} {value}" for label, value in rows if value is not None)]
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross process borders (xdist, worker pools) although their arguments are keywords."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[HarnessError], args: tuple[object, ...], state: dict[str, object]) -> HarnessError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(HarnessError):
     """The request itself is wrong: a bad option, shape or combination."""

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from harness.cards import ModelCard, model_cards, parse_toml
-from harness.errors import DamagedError, UnknownNameError
+from harness.cards import ModelCard, Trait, model_cards, parse_toml
+from harness.errors import DamagedError, MissingError, UnknownNameError
 from harness.types import Measurement, Scale, Value
 
 __all__ = ["Case", "Document", "Finding", "Outcome", "cases", "judge", "load"]
@@ -33,7 +33,7 @@ class Finding(BaseModel):
     check: str = Field(description="the question it answers: test_<check>.py")
     subjects: list[str] = Field(default=["*"], description="patterns of model:scale; a leading ! removes")
     scales: list[Scale] = ["mock", "real", "checkpoint"]
-    needs: list[str] = Field(default=[], description="traits that a model card must declare")
+    needs: list[Trait] = Field(default=[], description="traits that a model card must declare")
     layers: list[int] = Field(default=[], description="one case for each")
     params: dict[str, Any] = {}
     expected: Value
@@ -47,12 +47,16 @@ class Finding(BaseModel):
     plot: str | None = Field(default=None, description="title of the figure by layer that shows this finding as a series")
     series: str | None = Field(default=None, description="name of that series")
     control: str
-    broken_by: list[str]
+    broken_by: list[str] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _contradiction_is_explained(self) -> Finding:
+    def _makes_sense(self) -> Finding:
         if self.status == "contradicted" and (self.reason is None or self.claimed is None):
             raise ValueError("a contradicted finding needs `claimed` and `reason`")
+        if self.compare != "equal" and not _is_number(self.expected):
+            raise ValueError(f"`compare = {self.compare!r}` needs a number as `expected`")
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError("`layers` repeat")
         return self
 
 
@@ -104,8 +108,10 @@ class Outcome:
 
 
 def load(folder: Path | None = None) -> tuple[Document, ...]:
-    """Every document in `folder` (default `$HARNESS_FINDINGS` or `checks/findings`). Raises DamagedError."""
+    """Every document in `folder` (default `$HARNESS_FINDINGS` or `checks/findings`). Raises DamagedError, MissingError."""
     folder = folder or Path(os.environ.get("HARNESS_FINDINGS", "checks/findings"))
+    if not folder.is_dir():
+        raise MissingError("there is no folder of findings here", where=folder.absolute(), next="run from the repository's root, or set HARNESS_FINDINGS")
     documents = tuple(parse_toml(path, Document) for path in sorted(folder.glob("*.toml")))
     seen: set[str] = set()
     for finding in (finding for document in documents for finding in document.finding):
@@ -116,17 +122,19 @@ def load(folder: Path | None = None) -> tuple[Document, ...]:
 
 
 def cases(findings: Iterable[Finding], *, model: str | None = None) -> list[Case]:
-    """Each finding on every subject it applies to, in a fixed order; `model` keeps one model. Raises UnknownNameError."""
+    """Each finding on every subject it applies to, in a fixed order; `model` keeps one model.
+
+    Raises UnknownNameError for a model without a card, DamagedError for a finding that no subject can answer.
+    """
     cards = model_cards()
     if model is not None and model not in cards:
         raise UnknownNameError("model", model, cards, next="harness doctor lists the models")
-    return [
-        Case(finding, subject, layer)
-        for finding in findings
-        for subject in _subjects(finding, list(cards.values()))
-        if model is None or subject.partition(":")[0] == model
-        for layer in (finding.layers or [None])
-    ]
+    found = []
+    for finding in findings:
+        if not (subjects := _subjects(finding, list(cards.values()))):
+            raise DamagedError("a finding applies to no subject", where=f"{finding.id}, fields subjects, scales, needs", got=finding.subjects, expected="a pattern of model:scale")
+        found += [Case(finding, subject, layer) for subject in subjects if model in (None, subject.partition(":")[0]) for layer in (finding.layers or [None])]
+    return found
 
 
 def judge(case: Case, measurement: Measurement) -> Outcome:
@@ -159,16 +167,25 @@ def expectation(finding: Finding) -> str:
 
 
 def _holds(finding: Finding, measurement: Measurement) -> bool:
-    if finding.compare == "at_least":
-        return (measurement.value if measurement.low is None else measurement.low) >= finding.expected
-    if finding.compare == "at_most":
-        return (measurement.value if measurement.high is None else measurement.high) <= finding.expected
-    got, expected = measurement.value, finding.expected
+    expected, bounds = finding.expected, {"at_least": measurement.low, "at_most": measurement.high}
+    bound = bounds.get(finding.compare)
+    got = measurement.value if bound is None else bound
     if isinstance(expected, list) or isinstance(got, list):
-        return got == expected
-    if isinstance(expected, str | bool) or isinstance(got, str | bool):
-        return got == expected
-    return abs(got - expected) <= finding.atol + finding.rtol * abs(expected)
+        both = isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got)
+        return both and all(_within(finding, new, old) for new, old in zip(got, expected, strict=True))
+    return _within(finding, got, expected)
+
+
+def _within(finding: Finding, got: Value, expected: Value) -> bool:
+    """Whether one value holds, tolerance included; NaN never does, and a truth value equals only a truth value."""
+    if not (_is_number(got) and _is_number(expected)):
+        return type(got) is type(expected) and got == expected
+    slack = finding.atol + finding.rtol * abs(expected)
+    return {"equal": abs(got - expected) <= slack, "at_least": got >= expected - slack, "at_most": got <= expected + slack}[finding.compare]
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _subjects(finding: Finding, cards: Sequence[ModelCard]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -55,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     fault = config.getoption("--fault")
     try:
         checkpoints(config)
+        if (model := config.getoption("--model")) is not None:
+            cards.model_card(model)
         if fault is not None:
             if fault not in registry.names("faults"):
                 raise UnknownNameError("fault", fault, registry.names("faults"), next="harness faults lists them")
@@ -86,7 +88,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("case", params)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unasked = [item for item in items if "case" in getattr(getattr(item, "callspec", None), "params", {}) and _case(item) is None]
+    if unasked:  # questions that no finding asks of the chosen model
+        config.hook.pytest_deselected(items=unasked)
+        items[:] = [item for item in items if item not in unasked]
     for item in items:
         if (case := _case(item)) is not None:
             item.user_properties.append(("case", {"finding": case.finding.id, "subject": case.subject, "layer": case.layer}))
@@ -95,12 +101,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if (case := _case(item)) is None:
         return
+    lacking = []
+    given = case.subject.endswith(":checkpoint") and case.subject.partition(":")[0] in checkpoints(item.config)
+    if not given and (command := subjects.missing(case.subject)):
+        lacking.append(str(MissingError(f"{case.subject} has no weights here", next=command)))
     try:
         runtime(item.config, case.subject)
-        if case.subject.endswith(":checkpoint") and case.subject.partition(":")[0] not in checkpoints(item.config) and (command := subjects.missing(case.subject)):
-            raise MissingError(f"{case.subject} has no weights here", next=command)
     except MissingError as error:
-        pytest.skip(str(error))
+        lacking.append(str(error))
+    if lacking:
+        pytest.skip("\n".join(lacking))
 
 
 @pytest.fixture
@@ -116,7 +126,8 @@ def judge(request: pytest.FixtureRequest, case: Case) -> Callable[[Measurement],
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _Recorder.current.record(report) if _Recorder.current is not None else None
+    if _Recorder.current is not None:
+        _Recorder.current.record(report)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -131,7 +142,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     red = sorted({outcome["finding"] for outcome in outcomes if outcome["verdict"] == "drifted"})
     measured = {outcome["finding"] for outcome in outcomes if outcome["verdict"] != "unmeasured"}
     terminalreporter.section("findings")
-    terminalreporter.line(f"{len(measured) - len(red)} of {len(measured)} measured findings hold" + (f"; red: {', '.join(red)}" if red else ""))
+    unmeasured = len({outcome["finding"] for outcome in outcomes} - measured)
+    terminalreporter.line(
+        f"{len(measured) - len(red)} of {len(measured)} measured findings hold"
+        + (f"; {unmeasured} could not be measured here" if unmeasured else "")
+        + (f"; red: {', '.join(red)}" if red else "")
+    )
     if (fault := config.getoption("--fault")) is not None:
         _tell_fault(terminalreporter, config, fault, set(red), measured)
     if (folder := report_folder(config)) is not None:
@@ -179,7 +195,7 @@ def runtime(config: pytest.Config, subject: str) -> Runtime:
         import torch
 
         if not torch.cuda.is_available():
-            raise MissingError("no CUDA device was found", where=subject, next="run on a machine with a GPU, or add --device cpu")
+            raise MissingError("no CUDA device was found", next="run on a machine with a GPU, or add --device cpu")
     return Runtime(device, config.getoption("--dtype"), config.getoption("--attention"))
 
 
@@ -271,6 +287,3 @@ def progress(config: pytest.Config) -> Callable[[int, int, str], None]:
 
     return show
 
-
-__all__: Sequence[str] = ["checkpoints", "judge", "progress", "runtime"]
-_ = Iterator

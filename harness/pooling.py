@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 from types import ModuleType
 
 from harness.errors import UnknownNameError, UsageError
@@ -41,13 +43,12 @@ def token_weights(pooling: str, tokens: TokenMap) -> Array:
 
     Raises UnknownNameError for a pooling or span that does not exist, UsageError for a row without a valid token.
     """
-    kind, _, spans = pooling.partition(":")
+    kind, sign, spans = pooling.partition(":")
     if kind not in POOLINGS:
         raise UnknownNameError("pooling", kind, POOLINGS)
     mask = tokens.mask
-    if spans:
-        chosen = [_span(name, tokens) for name in spans.split("+")]
-        mask = sum(chosen[1:], start=chosen[0]) & mask
+    if sign:
+        mask = reduce(or_, (_span(name, tokens) for name in spans.split("+"))) & mask
     empty = [row for row, count in enumerate(mask.sum(1).tolist()) if count == 0]
     if empty:
         raise UsageError(

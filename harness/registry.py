@@ -16,8 +16,14 @@ KINDS = ("adapters", "contract", "converters", "datasets", "faults", "metrics")
 
 @lru_cache
 def names(kind: str) -> tuple[str, ...]:
-    """Sorted names of the plug-ins of `kind`, found without importing any of them."""
-    return tuple(sorted({*_modules(kind), *_entry_points(kind)}))
+    """Sorted names of the plug-ins of `kind`, found without importing any of them.
+
+    Raises ContractError when another distribution brings a plug-in under a name that is taken.
+    """
+    shipped, others = set(_modules(kind)), _entry_points(kind)
+    if clash := sorted(shipped & others.keys()):
+        raise ContractError(f"another distribution brings a {kind.removesuffix('s')} that this one has", where=others[clash[0]].value, got=clash[0], expected="a name of its own")
+    return tuple(sorted({*shipped, *others}))
 
 
 def load(kind: str, name: str) -> Any:

@@ -3,40 +3,74 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from harness.checkpoints import canonical_digest, file_digest
+from harness.errors import MissingError
 
 __all__ = ["module_digest"]
 
 
 @lru_cache
 def module_digest(module: str) -> str:
-    """One digest of a module's file and of every module of its top-level package that it imports, directly or not."""
-    files = _closure(module, {})
+    """One digest of a module's file and of every module of its own package, or of this one, that it imports, directly or not.
+
+    Raises MissingError when there is no such module.
+    """
+    files: dict[str, Path] = {}
+    _collect(module, files)
+    if module not in files:
+        raise MissingError(f"there is no source file of module {module}", expected="an importable Python module")
     return canonical_digest(sorted((name, file_digest(path)) for name, path in files.items()))
 
 
-def _closure(module: str, seen: dict[str, Path]) -> dict[str, Path]:
+def _collect(module: str, files: dict[str, Path]) -> None:
     path = _file(module)
-    if path is None or module in seen:
-        return seen
-    seen[module] = path
-    package = module.partition(".")[0]
+    if path is None or module in files:
+        return
+    files[module] = path
+    followed = {module.partition(".")[0], "harness"}
+    for name in _imports(module, path):
+        if name.partition(".")[0] in followed:
+            _collect(name, files)
+
+
+def _imports(module: str, path: Path) -> Iterator[str]:
+    """Every name that may be a module imported by `path`, relative imports made absolute."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == package:
-            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
-                _closure(name, seen)
-    return seen
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _parents(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from _parents(base)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _parents(module: str) -> Iterator[str]:
+    """The module and every package above it, each of which runs on import."""
+    parts = module.split(".")
+    yield from (".".join(parts[: length + 1]) for length in range(len(parts)))
 
 
 def _file(module: str) -> Path | None:
     """The file of a module, by its path alone: asking for the spec of a submodule would import its parents."""
     package, *rest = module.split(".")
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    spec = find_spec(package) if package else None
+    if spec is None:
         return None
-    base = Path(next(iter(spec.submodule_search_locations)), *rest)
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    if not spec.submodule_search_locations:
+        return Path(spec.origin) if not rest and spec.has_location and spec.origin else None
+    for root in spec.submodule_search_locations:
+        base = Path(root, *rest)
+        for path in (base / "__init__.py", base.with_suffix(".py") if rest else base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None

@@ -64,13 +64,12 @@ class Store:
         self.root = root
 
     def read(self, key: Key) -> Features | None:
-        """The entry of `key`, or None when there is none; a damaged one is removed with a StoreWarning and is None too."""
+        """The entry of `key`, or None when there is none; a damaged one gives a StoreWarning and None, to be written anew."""
         try:
             return self._read(key.digest)
         except DamagedError as error:
             warnings.warn(StoreWarning(f"{error}\n  it is recomputed now"), stacklevel=2)
             self._log("damaged", key.digest, reason=error.what)
-            (self._folder(key.digest) / "entry.json").unlink(missing_ok=True)
             return None
 
     def write(self, key: Key, values: np.ndarray, sample_ids: Sequence[str]) -> Features:
@@ -126,7 +125,7 @@ class Store:
     def events(self) -> list[dict[str, Any]]:
         """What happened to this store in order: `written` and `damaged` events with key and time."""
         path = self.root / "events.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [event for line in path.read_text().splitlines() if (event := _event(line))] if path.exists() else []
 
     def find(self, prefix: str) -> dict[str, Any]:
         """The one sidecar whose key starts with `prefix`. Raises UnknownNameError, UsageError when it is ambiguous."""
@@ -193,10 +192,10 @@ class Store:
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
             claimed = entry.pop("blake3")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DamagedError("a store sidecar is not readable", where=path, got=repr(error), expected="the JSON object this harness wrote") from error
         if claimed != canonical_digest(entry):
-            raise DamagedError("a store sidecar was altered", where=f"{path}, field blake3", got=canonical_digest(entry)[:16], expected=claimed[:16])
+            raise DamagedError("a store sidecar was altered", where=f"{path}, field blake3", got=canonical_digest(entry)[:16], expected=str(claimed)[:16])
         return entry
 
     def _folder(self, digest: str) -> Path:
@@ -218,6 +217,14 @@ class Store:
         line = json.dumps({"event": event, "key": digest, "time": time.time(), "pid": os.getpid(), **details})
         with (self.root / "events.jsonl").open("a") as file:  # one short append is atomic on POSIX
             file.write(line + "\n")
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """One line of the event log; None for the torn last line of a process that was killed."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _fsync(path: Path) -> None:

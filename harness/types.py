@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import total_ordering
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -37,7 +38,8 @@ Array = Any  # numpy, torch and jax arrays share the operators used here but no 
 _POINT = re.compile(r"(?P<stack>[a-z][a-z0-9_]*)(?:\.t(?P<step>\d+))?(?:\.(?P<layer>-?\d+))?\.(?P<stream>[a-z][a-z0-9_]*)")
 
 
-@dataclass(frozen=True, order=True)
+@total_ordering
+@dataclass(frozen=True)
 class Point:
     """A named place in a model: `lm.embedding`, `lm.05.output`, `lm.final_norm`, `expert.t03.05.output`.
 
@@ -61,6 +63,13 @@ class Point:
             )
         number = {key: None if match[key] is None else int(match[key]) for key in ("layer", "step")}
         return cls(match["stack"], match["stream"], number["layer"], number["step"])
+
+    def __lt__(self, other: Point) -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[str, int, int, str]:
+        return (self.stack, -1 if self.step is None else self.step, -1 if self.layer is None else self.layer, self.stream)
 
     def __str__(self) -> str:
         step = [] if self.step is None else [f"t{self.step:02d}"]

@@ -69,8 +69,8 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "one byte too many": (lambda folder: first(folder).open("ab").write(b"\0"), r"is padded"),
     "cut inside the header": (lambda folder: os.truncate(first(folder), 20), r"ends inside its header(.|\n)*20 bytes(.|\n)*a header of"),
     "an HTML page": (lambda folder: first(folder).write_bytes(b"<!DOCTYPE html><title>401</title>" * 9), r"ends inside its header"),
-    "a header that is not JSON": (lambda folder: first(folder).write_bytes(with_header(b"not json")), r"header is not JSON(.|\n)*model-00001"),
-    "a header that is not text": (lambda folder: first(folder).write_bytes(with_header(b"\xff\xfe\xff")), r"header is not JSON"),
+    "a header that is not JSON": (lambda folder: first(folder).write_bytes(with_header(b"not json")), r"header is not readable(.|\n)*model-00001"),
+    "a header that is not text": (lambda folder: first(folder).write_bytes(with_header(b"\xff\xfe\xff")), r"header is not readable"),
     "an absent shard": (lambda folder: first(folder).unlink(), r"shards are missing(.|\n)*1 absent: model-00001(.|\n)*2 shards named by model\.safetensors\.index"),
     "the later shard truncated": (lambda folder: shorten(folder / "model-00002-of-00002.safetensors", 4), r"is truncated(.|\n)*model-00002"),
 }
@@ -115,7 +115,6 @@ def test_a_file_in_place_of_the_directory_is_missing(checkpoint: Path) -> None:
         verify(checkpoint / "config.json")
 
 
-@pytest.mark.xfail(strict=True, reason="zero bytes are the start of a pointer, so an empty download is told to run git lfs pull")
 @pytest.mark.parametrize("content", [b"", b"vers"])
 def test_an_empty_or_tiny_file_is_not_called_a_git_lfs_pointer(checkpoint: Path, content: bytes) -> None:
     first(checkpoint).write_bytes(content)
@@ -123,7 +122,6 @@ def test_an_empty_or_tiny_file_is_not_called_a_git_lfs_pointer(checkpoint: Path,
         verify(checkpoint)
 
 
-@pytest.mark.xfail(strict=True, reason="a header that is JSON but no table of tensors escapes as AttributeError, TypeError or KeyError")
 @pytest.mark.parametrize("header", [b"[]", b"5", b'{"a": 5}', b'{"a": {}}', b'{"a": {"data_offsets": 3}}', b'{"a": {"data_offsets": [0]}}'])
 def test_a_header_of_another_shape_is_damaged(checkpoint: Path, header: bytes) -> None:
     first(checkpoint).write_bytes(with_header(header))
@@ -131,7 +129,6 @@ def test_a_header_of_another_shape_is_damaged(checkpoint: Path, header: bytes) -
         verify(checkpoint)
 
 
-@pytest.mark.xfail(strict=True, reason="a truncated or foreign index escapes as JSONDecodeError, KeyError or AttributeError")
 @pytest.mark.parametrize("index", ['{"weight_map": {', "{}", "[]", '{"weight_map": 5}'])
 def test_an_index_that_is_no_index_is_damaged(checkpoint: Path, index: str) -> None:
     (checkpoint / "model.safetensors.index.json").write_text(index)
@@ -222,7 +219,6 @@ def test_a_damaged_memory_is_rebuilt(checkpoint: Path, tmp_path: Path, content: 
     assert len(json.loads(memory.read_text())) == 4
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="only text that is not JSON is rebuilt; a list is taken for a memory")
 def test_a_memory_of_another_json_type_is_rebuilt(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "digests.json").write_text("[]")
     assert directory_digest(checkpoint, tmp_path / "digests.json") == directory_digest(checkpoint)

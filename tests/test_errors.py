@@ -92,7 +92,6 @@ def test_an_error_survives_the_way_from_another_process(error: type[HarnessError
     assert (type(copied), str(copied), copied.what, copied.got) == (error, str(raised), "it broke", 1)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="unpickling calls UnknownNameError(message), which lacks name and known: a worker's error breaks its pool")
 def test_an_unknown_name_survives_the_way_from_another_process() -> None:
     raised = UnknownNameError("model", "opnvla", ["openvla"])
     copied = pickle.loads(pickle.dumps(raised))

@@ -154,7 +154,6 @@ def test_the_metric_of_another_distribution_computes(elsewhere: Path) -> None:
     assert python(code, elsewhere, PACKAGE.parent) == "4.0 True"
 
 
-@pytest.mark.xfail(strict=True, reason="an entry point silently replaces the plug-in of the same name that the harness ships")
 def test_an_entry_point_cannot_replace_a_shipped_plug_in_in_silence(tmp_path: Path) -> None:
     folder = distribution(tmp_path, "rival", "[harness.metrics]\nsummary = rival:summary\n", rival="def summary(x):\n    return {}\n")
     code = """

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -77,6 +77,7 @@ def sharded(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @settings(deadline=None, max_examples=30)
+@example(values=np.array([[0x80000000, 0x7FC00001, 0xFF800000, 1]], np.uint32))  # -0.0, a NaN with a payload, -inf, a subnormal
 @given(values=hnp.arrays(np.uint32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)))
 def test_a_round_trip_is_bitwise_for_every_float_there_is(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> None:
     store = Store(tmp_path_factory.mktemp("store"))
@@ -204,21 +205,20 @@ def test_a_damaged_entry_is_told_logged_and_healed_by_rewriting(sharded: Store, 
     assert sharded.verify() == []
 
 
-def test_a_damaged_entry_is_reported_once_and_then_absent(sharded: Store, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_damaged_entry_stays_damaged_until_it_is_written_anew(sharded: Store) -> None:
     flip(shards(sharded)[0], -1)
-    assert (sharded.read(KEY), sharded.read(KEY)) == (None, None)
-    assert len(recwarn.list) == 1
+    for _ in range(2):
+        with pytest.warns(StoreWarning, match="altered"):
+            assert sharded.read(KEY) is None
 
 
 @pytest.mark.parametrize("content", ["[]", '{"blake3": 5}', "[1, 2]", '{"blake3": null}'])
-@pytest.mark.xfail(strict=True, reason="a sidecar that is valid JSON of another type escapes as TypeError instead of being damaged")
 def test_a_sidecar_of_another_json_type_is_damaged(sharded: Store, content: str) -> None:
     sidecar(sharded).write_text(content)
     with pytest.warns(StoreWarning, match="sidecar"):
         assert sharded.read(KEY) is None
 
 
-@pytest.mark.xfail(strict=True, raises=json.JSONDecodeError, reason="a line cut short by a killed process makes every later events() and explain() fail")
 def test_a_torn_event_line_does_not_hide_the_others(sharded: Store) -> None:
     with (sharded.root / "events.jsonl").open("a") as file:
         file.write('{"event": "wri')

@@ -22,7 +22,10 @@ Keep = Callable[[Point, Tensor], Tensor]
 
 
 class _Enough(BaseException):
-    """Ends the forward once every point is recorded. A BaseException so that no model code can swallow it."""
+    """Ends the forward once every point of its `owner` is recorded. A BaseException so that no model code can swallow it."""
+
+    def __init__(self, owner: Capture) -> None:
+        self.owner = owner
 
 
 def whole(point: Point, value: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ class Capture:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         self._remove()
         if kind is not None:
-            return kind is _Enough
+            return isinstance(error, _Enough) and error.owner is self
         if silent := [str(point) for point in self._clauses if point not in self.values]:
             raise ContractError(
                 f"{len(silent)} of {len(self._clauses)} points never fired during the forward",
@@ -91,7 +94,7 @@ class Capture:
                 kept = kept.clone()
         self.values[point] = kept
         if self._stop and len(self.values) == len(self._clauses):
-            raise _Enough
+            raise _Enough(self)
 
     def _remove(self) -> None:
         for handle in self._handles:
@@ -101,7 +104,7 @@ class Capture:
 
 def select(point: Point, output: object, element: int) -> Tensor:
     """The tensor of a module's output: the output itself, or `element` of a tuple or ModelOutput. Raises ContractError."""
-    if isinstance(output, Tensor):
+    if isinstance(output, Tensor) and element == 0:
         return output  # indexing a bare tensor would silently take sample 0
     members = tuple(output.values()) if isinstance(output, Mapping) else output
     if isinstance(members, tuple | list) and element < len(members) and isinstance(members[element], Tensor):
@@ -114,13 +117,14 @@ def select(point: Point, output: object, element: int) -> Tensor:
 
 
 def first_input(point: Point, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor:
-    """The hidden states given to a module, positionally or as `hidden_states=` (or the only tensor by keyword)."""
-    tensors = [value for value in args[:1] if isinstance(value, Tensor)]
-    tensors += [kwargs[name] for name in ("hidden_states", "inputs_embeds", "input") if isinstance(kwargs.get(name), Tensor)]
-    tensors += [value for value in kwargs.values() if isinstance(value, Tensor)]
-    if not tensors:
-        raise ContractError(f"point {point} saw no tensor among the inputs", got=_describe((*args, *kwargs.values())), expected="a tensor")
-    return tensors[0]
+    """The hidden states given to a module: its first argument, or `hidden_states=`, or the only tensor by keyword."""
+    tensors = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
+    named = [tensors[name] for name in ("hidden_states", "inputs_embeds", "input") if name in tensors]
+    first = [*(value for value in args[:1] if isinstance(value, Tensor)), *named, *(tensors.values() if len(tensors) == 1 else [])]
+    if not first:
+        got = ", ".join([*map(_describe, args), *(f"{name}={_describe(value)}" for name, value in kwargs.items())])
+        raise ContractError(f"point {point} cannot tell which input holds the hidden states", got=got or "no input", expected="a tensor first, or hidden_states=")
+    return first[0]
 
 
 def _describe(value: object) -> str:

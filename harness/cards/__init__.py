@@ -11,14 +11,17 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import DamagedError, UnknownNameError
+from harness.errors import DamagedError, MissingError, UnknownNameError
 from harness.types import Scale
 
-__all__ = ["DatasetCard", "ModelCard", "ScaleCard", "dataset_card", "dataset_cards", "model_card", "model_cards", "parse_toml"]
+__all__ = ["DatasetCard", "ModelCard", "ScaleCard", "Trait", "dataset_card", "dataset_cards", "model_card", "model_cards", "parse_toml"]
+
+
+Trait = Literal["instruction", "images", "final_norm", "causal", "layer_scale"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ScaleCard(_Strict):
@@ -46,7 +49,7 @@ class ModelCard(_Strict):
     documented: dict[str, int | float | str | list[int]] = {}
     config: dict[str, Any] = {}
     options: dict[str, Any] = {}
-    traits: list[Literal["instruction", "images", "final_norm", "causal", "layer_scale"]] = Field(default=[], description="what contract findings may ask of it")
+    traits: list[Trait] = Field(default=[], description="what contract findings may ask of it")
     scales: dict[Scale, ScaleCard]
     folder: Path = Path()
 
@@ -110,6 +113,9 @@ def dataset_card(name: str) -> DatasetCard:
 def _search_path() -> tuple[Path, ...]:
     """This package, then `$HARNESS_CARDS` (separated like PATH), then `fixtures/cards` of the working directory."""
     named = [Path(entry) for entry in os.environ.get("HARNESS_CARDS", "").split(os.pathsep) if entry]
+    for folder in named:
+        if not folder.is_dir():
+            raise MissingError("a folder of cards is not there", where=folder, got="named by $HARNESS_CARDS", expected="a folder with models/ or datasets/")
     return tuple(folder.resolve() for folder in (Path(__file__).parent, *named, Path("fixtures/cards")) if folder.is_dir())
 
 

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from harness.errors import UsageError
 from harness.metrics._ridge import ridge_predictions
 
-__all__ = ["PENALTIES", "bootstrap_interval", "held_out_hits"]
+__all__ = ["PENALTIES", "bootstrap_interval", "held_out_hits", "one_task_per_target"]
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS, INNER_FOLDS = 5, 4
@@ -28,24 +28,25 @@ def held_out_hits(
 ) -> Bool[np.ndarray, "n"]:
     """Whether each row finds its own task among all tasks, predicted by a probe that never saw a row of that task.
 
-    Row i belongs to task `groups[i]`, whose target is `targets[groups[i]]`. Tasks are split into five folds; the penalty of
-    a fold is the one with most hits over four inner folds of its training tasks. The prediction counts as a hit when its
-    most similar target (cosine) is the task's own; identical targets are one task, so a perfect predictor scores 1.
+    Row i belongs to task `groups[i]`, whose target is `targets[groups[i]]`; tasks with identical targets are one task, so
+    that a perfect predictor scores 1 and nothing leaks through a twin. Tasks are split into five folds; the penalty of a
+    fold is the one with most hits over four inner folds of its training tasks. The prediction counts as a hit when its most
+    similar target (cosine) is the task's own.
     `permute` shuffles the targets among tasks first: the control, at chance for anything but leakage.
 
-    Raises UsageError for fewer than ten tasks, groups without a target, or non-finite features.
+    Raises UsageError for fewer than ten tasks, groups without a target, or non-finite features or targets.
     """
     _check(x, targets, groups)
     rng = np.random.default_rng(seed)
     if permute:
         targets = targets[rng.permutation(len(targets))]
-    classes = np.unique(targets, axis=0, return_inverse=True)[1].ravel()
+    groups, targets = one_task_per_target(groups, targets)
     directions = targets / np.maximum(np.linalg.norm(targets, axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
     def hits(fit: np.ndarray, test: np.ndarray, among: Sequence[float]) -> list[np.ndarray]:
         train, held_out = np.isin(groups, fit), np.isin(groups, test)
         predictions = ridge_predictions(x[train], targets[groups[train]], x[held_out], among)
-        return [classes[np.argmax(predicted @ directions.T, axis=1)] == classes[groups[held_out]] for predicted in predictions]
+        return [np.argmax(predicted @ directions.T, axis=1) == groups[held_out] for predicted in predictions]
 
     found = np.zeros(len(x), bool)
     with threadpool_limits(1):  # matrices of a hundred rows: more threads only wait for each other
@@ -55,6 +56,13 @@ def held_out_hits(
             scores = sum(np.array([row.sum() for row in hits(np.setdiff1d(rest, check), check, penalties)]) for check in inner)
             (found[np.isin(groups, test)],) = hits(rest, test, [penalties[int(np.argmax(scores))]])
     return found
+
+
+def one_task_per_target(groups: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same rows with tasks of identical targets merged: group of each row, one distinct target per group."""
+    _, first, index = np.unique(targets, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # tasks keep the order of their first appearance, whatever their targets' values
+    return np.argsort(order)[index.ravel()][groups], targets[first[order]]
 
 
 def bootstrap_interval(
@@ -69,9 +77,10 @@ def bootstrap_interval(
 
 
 def _check(x: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> None:
-    if not np.isfinite(x).all():
-        raise UsageError("the features hold NaN or infinity", got=f"{(~np.isfinite(x).all(1)).sum()} of {len(x)} rows", expected="finite rows")
+    for name, rows in (("features", x), ("targets", targets)):
+        if not np.isfinite(rows).all():
+            raise UsageError(f"the {name} hold NaN or infinity", got=f"{(~np.isfinite(rows).all(1)).sum()} of {len(rows)} rows", expected="finite rows")
     if len(groups) != len(x) or groups.min(initial=0) < 0 or groups.max(initial=0) >= len(targets):
         raise UsageError("groups do not fit the rows or the targets", got=f"{len(groups)} groups for {len(x)} rows, {len(targets)} targets")
-    if (tasks := len(np.unique(groups))) < 2 * FOLDS:
-        raise UsageError("too few tasks to hold out", got=f"{tasks} tasks", expected=f"at least {2 * FOLDS} tasks")
+    if (tasks := len(np.unique(one_task_per_target(groups, targets)[0]))) < 2 * FOLDS:
+        raise UsageError("too few tasks to hold out", got=f"{tasks} tasks", expected=f"at least {2 * FOLDS} tasks with different targets")

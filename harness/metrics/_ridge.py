@@ -15,12 +15,12 @@ def ridge_predictions(
 ) -> list[Float[np.ndarray, "m e"]]:
     """Predictions of y at `x_new`, one array per penalty, in float64.
 
-    Features are standardised by the statistics of `x`; columns constant there carry nothing and are dropped. Targets are
+    Features are standardised by the statistics of `x`; columns constant there (to rounding) carry nothing and are dropped. Targets are
     centred. A penalty multiplies the mean eigenvalue of the Gram matrix, so its meaning does not change with n, d or scale.
     Dual form (Saunders, Gammerman and Vovk, 1998).
     """
     mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    varying = std > 1e-12 * max(1.0, float(np.abs(mean).max(initial=0.0)))
+    varying = std > 1e-12 * np.abs(mean)
     if not varying.any():
         return [np.broadcast_to(y.mean(0, dtype=np.float64), (len(x_new), y.shape[1])) for _ in penalties]
     scaled, scaled_new = ((rows[:, varying] - mean[varying]) / std[varying] for rows in (x, x_new))

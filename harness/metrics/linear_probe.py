@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from harness.metrics._probe import bootstrap_interval, held_out_hits
+from harness.metrics._probe import bootstrap_interval, held_out_hits, one_task_per_target
 
 __all__ = ["linear_probe"]
 
 
 class Accuracy(NamedTuple):
-    """Mean over rows in [0, 1] with its 95 % bootstrap interval over tasks, and the level of guessing."""
+    """Mean over rows in [0, 1] with its 95 % bootstrap interval over tasks; `chance` is always naming the commonest target."""
 
     value: float
     low: float
@@ -27,8 +27,9 @@ def linear_probe(
     """Accuracy in [0, 1] of finding a held-out task's target; see `_probe.held_out_hits` for the procedure.
 
     Source: document 001, with tasks instead of samples held out and duplicates of a target counted as one.
-    Raises UsageError for fewer than ten tasks, groups without a target, or non-finite features.
+    Raises UsageError for fewer than ten tasks, groups without a target, or non-finite values.
     """
     hits = held_out_hits(x, targets, groups, permute=permute, seed=seed).astype(np.float64)
-    low, high = bootstrap_interval(hits, groups, seed=seed)
-    return Accuracy(float(hits.mean()), low, high, 1 / len(np.unique(targets, axis=0)))
+    tasks, _ = one_task_per_target(groups, targets)
+    low, high = bootstrap_interval(hits, tasks, seed=seed)
+    return Accuracy(float(hits.mean()), low, high, float(np.bincount(tasks).max() / len(tasks)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from harness.metrics._probe import bootstrap_interval, held_out_hits
+from harness.metrics._probe import bootstrap_interval, held_out_hits, one_task_per_target
 
 __all__ = ["probe_gain"]
 
@@ -25,8 +25,8 @@ def probe_gain(
 ) -> Gain:
     """Accuracy of `x` minus accuracy of `control`, same folds and rows, in [-1, 1].
 
-    Raises UsageError for fewer than ten tasks, groups without a target, or non-finite features.
+    Raises UsageError for fewer than ten tasks, groups without a target, or non-finite values.
     """
     difference = held_out_hits(x, targets, groups, seed=seed).astype(np.float64) - held_out_hits(control, targets, groups, seed=seed)
-    low, high = bootstrap_interval(difference, groups, seed=seed)
+    low, high = bootstrap_interval(difference, one_task_per_target(groups, targets)[0], seed=seed)
     return Gain(float(difference.mean()), low, high)

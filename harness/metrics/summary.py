@@ -18,10 +18,12 @@ def summary(x: Float[np.ndarray, "n d"]) -> dict[str, float]:
 
     `dead` counts features that are constant over samples, `outlying` those whose mean magnitude exceeds six times the
     median one, `row_norm` is the mean Euclidean norm, `spread` the root of the mean variance over samples.
-    Raises UsageError for an empty array.
+    Raises UsageError for an empty array or one that holds NaN or infinity.
     """
     if x.size == 0:
         raise UsageError("there is nothing to summarise", got=f"shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise UsageError("the features hold NaN or infinity", got=f"{(~np.isfinite(x).all(1)).sum()} of {len(x)} rows", expected="finite rows")
     values = x.astype(np.float64)
     magnitude = np.abs(values).mean(0)
     quantiles = np.quantile(values, QUANTILES)
