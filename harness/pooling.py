@@ -15,6 +15,8 @@ from harness.types import Array, TokenMap
 
 __all__ = ["POOLINGS", "pool", "token_weights"]
 
+SLICES = 8  # of the width: a float64 copy of a whole layer would cost a sixteenth of keeping all layers of a 32-layer model
+
 
 def _mean(mask: Array) -> Array:
     """Equal weights over the valid tokens of each row; rows sum to 1."""
@@ -71,8 +73,10 @@ def pool(values: Array, weights: Array) -> Array:
             expected="activations (n, t, d) with weights (n, t): a mask of the captured sequence, images included",
         )
     xp = _namespace(values)
-    kept = xp.where((weights != 0)[:, :, None], _float64(values), 0.0)
-    return _float32((weights[:, None, :] @ kept)[:, 0, :])
+    used, row = (weights != 0)[:, :, None], weights[:, None, :]
+    step = max(1, -(-values.shape[2] // SLICES))
+    sums = [row @ _float64(xp.where(used, values[:, :, start : start + step], 0.0)) for start in range(0, values.shape[2], step)]
+    return _float32(xp.concatenate(sums, -1)[:, 0, :])
 
 
 def _span(name: str, tokens: TokenMap) -> Array:

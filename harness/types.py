@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Activations",
     "Array",
     "Batch",
     "Clause",
     "Features",
     "Measurement",
     "Point",
+    "Recording",
     "Runtime",
     "Sample",
     "Scale",
@@ -181,12 +181,13 @@ class Batch:
         return replace(self, inputs={**self.inputs, **changed})
 
 
-class Activations(NamedTuple):
-    """Token-level capture of one point: `values` (n, t, d) float32 with the token map of its stack."""
+class Recording(NamedTuple):
+    """One capture of every point of a batch, token-level (n, t, d) float32, with the model's state before and after it."""
 
-    point: Point
-    values: Array
-    tokens: TokenMap
+    batch: Batch
+    values: Mapping[Point, Array]
+    before: Mapping[str, object]
+    after: Mapping[str, object]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ LAYERS = [
     {"registry", "cards", "checkpoints", "pooling"},
     {"sources", "converters", "metrics", "datasets", "adapters"},
     {"store", "snapshot", "readers", "subjects"},
-    {"extract"},
+    {"extract", "memo"},
     {"findings", "faults", "contract"},
     {"doctor", "report"},
     {"plugin", "cli"},

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 from harness.errors import UnknownNameError, UsageError
-from harness.types import Array, Batch, Clause, Point, Runtime, Sample, Subject
+from harness.types import Array, Batch, Clause, Point, Recording, Runtime, Sample, Subject
 
 __all__ = ["Adapter", "Norm"]
 
@@ -70,6 +70,13 @@ class Adapter(ABC):
     @abstractmethod
     def framework_tuple(self, batch: Batch, stack: str) -> tuple[Array, ...]:
         """The framework's own `hidden_states` of a stack, from a copy, as clauses index them."""
+
+    def record(self, samples: Sequence[Sample]) -> Recording:
+        """Every point of one batch of samples, captured in one forward, with the model's state before and after."""
+        batch = self.encode(samples)
+        before = self.state()
+        values = self.capture(batch, self.clauses)
+        return Recording(batch, values, before, self.state())
 
     def resolve(self, point: Point | str) -> Point:
         """The point in canonical form, negative layers counted from the end. Raises UnknownNameError."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from harness.adapters import Adapter
 from harness.contract._compare import relative_difference
-from harness.types import Batch, Measurement, Point
+from harness.types import Measurement, Point, Recording
 
 __all__ = ["last_entry"]
 
 
-def last_entry(adapter: Adapter, batch: Batch) -> Measurement:
+def last_entry(adapter: Adapter, recording: Recording) -> Measurement:
     """Relative difference between `hidden_states[-1]` and the final-norm point of the first stack; 0 when it is post-norm."""
     stack = adapter.stacks()[0]
-    final = Point(stack, "final_norm")
-    return Measurement(relative_difference(adapter.framework_tuple(batch, stack)[-1], adapter.capture(batch, [final])[final]), detail=f"stack {stack}")
+    last = adapter.framework_tuple(recording.batch, stack)[-1]
+    return Measurement(relative_difference(last, recording.values[Point(stack, "final_norm")]), detail=f"stack {stack}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from harness.adapters import Adapter
 from harness.errors import UnknownNameError
-from harness.types import Batch, Measurement
+from harness.types import Measurement, Recording
 
 __all__ = ["non_interference"]
 
 ASPECTS = ("outputs", "hooks", "training", "gradients", "parameters", "random", "modes")
 
 
-def non_interference(adapter: Adapter, batch: Batch, *, aspect: str) -> Measurement:
+def non_interference(adapter: Adapter, recording: Recording, *, aspect: str) -> Measurement:
     """How many things of one aspect a capture of every point changed: 0 when it left no trace.
 
     `outputs` compares the model's outputs bitwise with those of the bare forward; the other aspects compare the adapter's
@@ -20,12 +20,10 @@ def non_interference(adapter: Adapter, batch: Batch, *, aspect: str) -> Measurem
     if aspect not in ASPECTS:
         raise UnknownNameError("aspect", aspect, ASPECTS)
     if aspect == "outputs":
-        bare, watched = adapter.forward(batch), adapter.forward(batch, adapter.clauses)
+        bare, watched = adapter.forward(recording.batch), adapter.forward(recording.batch, adapter.clauses)
         changed = [name for name, value in bare.items() if not _same(value, watched[name])]
         return Measurement(len(changed), detail=f"of {len(bare)} outputs: {', '.join(changed) or 'none changed'}")
-    before = adapter.state()[aspect]
-    adapter.capture(batch, adapter.clauses)
-    after = adapter.state()[aspect]
+    before, after = recording.before[aspect], recording.after[aspect]
     pairs = zip(before, after, strict=True) if isinstance(before, list) else [(before, after)]
     changed = sum(old != new for old, new in pairs)
     return Measurement(changed, detail=f"{aspect} before and after capturing {len(adapter.clauses)} points")

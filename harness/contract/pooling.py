@@ -8,21 +8,19 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from harness import pooling as poolings
-from harness.adapters import Adapter
 from harness.contract._compare import host, relative_difference
 from harness.errors import UnknownNameError
-from harness.types import Array, Batch, Measurement, Point, TokenMap
+from harness.types import Array, Measurement, Point, Recording, TokenMap
 
 __all__ = ["pooling"]
 
 
-def pooling(adapter: Adapter, batch: Batch, *, identity: str) -> Measurement:
+def pooling(recording: Recording, *, identity: str) -> Measurement:
     """Largest relative violation of one identity over the last point of every stack; 0 when it holds exactly."""
     if identity not in IDENTITIES:
         raise UnknownNameError("pooling identity", identity, IDENTITIES)
-    points = {point.stack: point for point in adapter.clauses}
-    captured = adapter.capture(batch, points.values())
-    found = {point: IDENTITIES[identity](values, batch.tokens[point.stack]) for point, values in captured.items()}
+    points = {point.stack: point for point in recording.values}.values()
+    found = {point: IDENTITIES[identity](recording.values[point], recording.batch.tokens[point.stack]) for point in points}
     worst: Point = max(found, key=found.__getitem__)
     return Measurement(found[worst], detail=f"worst of {len(found)} stacks: {worst}")
 

@@ -6,18 +6,18 @@ import numpy as np
 
 from harness.adapters import Adapter, Norm
 from harness.contract._compare import host, relative_difference
-from harness.types import Batch, Measurement, Point
+from harness.types import Measurement, Point, Recording
 
 __all__ = ["post_norm"]
 
 
-def post_norm(adapter: Adapter, batch: Batch) -> Measurement:
+def post_norm(adapter: Adapter, recording: Recording) -> Measurement:
     """Largest relative difference, over stacks, between `final_norm` and the norm recomputed in float64 from the raw last block."""
     differences = {}
     for stack in adapter.stacks():
         last, final = adapter.resolve(Point(stack, "output", -1)), Point(stack, "final_norm")
-        captured = adapter.capture(batch, [last, final])
-        differences[stack] = relative_difference(captured[final], _normed(host(captured[last]), adapter.final_norm(stack)))
+        normed = _normed(host(recording.values[last]), adapter.final_norm(stack))
+        differences[stack] = relative_difference(recording.values[final], normed)
     worst = max(differences, key=differences.__getitem__)
     return Measurement(differences[worst], detail=f"stack {worst}")
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.adapters import Adapter
 from harness.contract._compare import relative_difference
-from harness.types import Batch, Measurement
+from harness.types import Measurement, Recording
 
 __all__ = ["residual_chain"]
 
 
-def residual_chain(adapter: Adapter, batch: Batch) -> Measurement:
+def residual_chain(recording: Recording) -> Measurement:
     """Largest relative difference between `NN.output` and the next block's input, captured in one forward; 0 is bitwise equal."""
-    captured = adapter.capture(batch, adapter.clauses)
+    captured = recording.values
     links = {
         point: replace(point, stream="input", layer=point.layer + 1)
         for point in captured
