@@ -1,3 +1,3 @@
 """Loads the harness's plug-in and this repository's fixtures for `checks/`."""
 
-pytest_plugins = ["harness.plugin", "fixtures.models", "fixtures.datasets", "fixtures.stores", "fixtures.probes"]
+pytest_plugins = ["harness.plugin", "fixtures.models", "fixtures.stores", "fixtures.measurements"]

@@ -7,6 +7,6 @@ from harness.contract.causality import causality
 pytestmark = pytest.mark.question("causality")
 
 
-def test_appended_words_leave_earlier_positions_alone(case, adapter, samples, judge):
-    outcome = judge(causality(adapter, samples))
+def test_appended_words_leave_earlier_positions_alone(case, measured, judge):
+    outcome = judge(measured(causality))
     assert outcome.holds, outcome.message

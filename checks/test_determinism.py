@@ -7,6 +7,6 @@ from harness.contract.determinism import determinism
 pytestmark = pytest.mark.question("determinism")
 
 
-def test_capture_is_deterministic(case, adapter, batch, judge):
-    outcome = judge(determinism(adapter, batch))
+def test_capture_is_deterministic(case, measured, judge):
+    outcome = judge(measured(determinism))
     assert outcome.holds, outcome.message

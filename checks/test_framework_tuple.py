@@ -7,6 +7,6 @@ from harness.contract.framework_tuple import framework_tuple
 pytestmark = pytest.mark.question("framework_tuple")
 
 
-def test_points_equal_the_frameworks_tuple(case, adapter, batch, judge):
-    outcome = judge(framework_tuple(adapter, batch))
+def test_points_equal_the_frameworks_tuple(case, measured, judge):
+    outcome = judge(measured(framework_tuple))
     assert outcome.holds, outcome.message

@@ -7,6 +7,6 @@ from harness.contract.input_use import input_use
 pytestmark = pytest.mark.question("input_use")
 
 
-def test_a_changed_input_moves_the_features_or_does_not(case, adapter, samples, judge, seed):
-    outcome = judge(input_use(adapter, samples, seed=seed, **case.finding.params))
+def test_a_changed_input_moves_the_features_or_does_not(case, measured, judge):
+    outcome = judge(measured(input_use, **case.finding.params))
     assert outcome.holds, outcome.message

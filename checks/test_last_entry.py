@@ -7,6 +7,6 @@ from harness.contract.last_entry import last_entry
 pytestmark = pytest.mark.question("last_entry")
 
 
-def test_last_entry_of_the_tuple_against_the_final_norm(case, adapter, batch, judge):
-    outcome = judge(last_entry(adapter, batch))
+def test_last_entry_of_the_tuple_against_the_final_norm(case, measured, judge):
+    outcome = judge(measured(last_entry))
     assert outcome.holds, outcome.message

@@ -7,6 +7,6 @@ from harness.contract.non_interference import non_interference
 pytestmark = pytest.mark.question("non_interference")
 
 
-def test_capture_leaves_no_trace(case, adapter, batch, judge):
-    outcome = judge(non_interference(adapter, batch, **case.finding.params))
+def test_capture_leaves_no_trace(case, measured, judge):
+    outcome = judge(measured(non_interference, **case.finding.params))
     assert outcome.holds, outcome.message

@@ -7,7 +7,7 @@ from harness import registry
 pytestmark = pytest.mark.question("parity")
 
 
-def test_the_adapter_agrees_with_upstream(case, adapter, pack, judge):
+def test_the_adapter_agrees_with_upstream(case, measured, judge):
     measure = registry.load("contract", case.finding.params["measure"])
-    outcome = judge(measure(adapter, pack, **case.finding.params.get("options", {})))
+    outcome = judge(measured(measure, **case.finding.params.get("options", {})))
     assert outcome.holds, outcome.message

@@ -7,6 +7,6 @@ from harness.contract.pooling import pooling
 pytestmark = pytest.mark.question("pooling")
 
 
-def test_pooling_obeys_its_identity(case, adapter, batch, judge):
-    outcome = judge(pooling(adapter, batch, **case.finding.params))
+def test_pooling_obeys_its_identity(case, measured, judge):
+    outcome = judge(measured(pooling, **case.finding.params))
     assert outcome.holds, outcome.message

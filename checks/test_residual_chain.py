@@ -7,6 +7,6 @@ from harness.contract.residual_chain import residual_chain
 pytestmark = pytest.mark.question("residual_chain")
 
 
-def test_blocks_hand_on_what_they_put_out(case, adapter, batch, judge):
-    outcome = judge(residual_chain(adapter, batch))
+def test_blocks_hand_on_what_they_put_out(case, measured, judge):
+    outcome = judge(measured(residual_chain))
     assert outcome.holds, outcome.message

@@ -7,6 +7,6 @@ from harness.contract.sizes import sizes
 pytestmark = pytest.mark.question("sizes")
 
 
-def test_a_size_is_as_documented(case, adapter, batch, judge):
-    outcome = judge(sizes(adapter, batch, **case.finding.params))
+def test_a_size_is_as_documented(case, measured, judge):
+    outcome = judge(measured(sizes, **case.finding.params))
     assert outcome.holds, outcome.message

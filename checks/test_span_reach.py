@@ -7,6 +7,6 @@ from harness.contract.span_reach import span_reach
 pytestmark = pytest.mark.question("span_reach")
 
 
-def test_a_changed_image_moves_its_span_and_nothing_else(case, adapter, samples, judge, seed):
-    outcome = judge(span_reach(adapter, samples, seed=seed))
+def test_a_changed_image_moves_its_span_and_nothing_else(case, measured, judge):
+    outcome = judge(measured(span_reach))
     assert outcome.holds, outcome.message

@@ -7,6 +7,6 @@ from harness.contract.store_keys import store_keys
 pytestmark = pytest.mark.question("store_keys")
 
 
-def test_whatever_changes_a_feature_changes_its_key(case, models, judge):
-    outcome = judge(store_keys(models.subject(case.subject)))
+def test_whatever_changes_a_feature_changes_its_key(case, measured, judge):
+    outcome = judge(measured(store_keys))
     assert outcome.holds, outcome.message

@@ -44,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--store", metavar="DIR", type=Path, help="where features are kept (default: .harness/store)")
     group.addoption("--report", metavar="DIR", help="where the report is written (default: reports/latest; none with --fault); 'none' writes none")
     group.addoption("--fault", metavar="NAME", help="inject a mistake: the findings that name it must turn red")
+    group.addoption("--remeasure", action="store_true", help="measure everything again, whatever is kept from earlier runs")
     group.addoption("--seed", type=int, default=0, help="added to the seed of random weights, splits and resampling (default: 0)")
 
 
