@@ -7,19 +7,19 @@ runs once for every case of the findings that ask it. It ends with `judge(measur
 from __future__ import annotations
 
 import os
-import platform
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import pytest
 
 from harness import cards, faults, findings, registry, subjects
 from harness.errors import HarnessError, MissingError, UnknownNameError
 from harness.findings import Case, Outcome
+from harness.recorder import Recorder, environment
 from harness.types import Measurement, Runtime
 
 MARKERS = {
@@ -31,6 +31,7 @@ MARKERS = {
     "question(name)": "the question that a module of checks answers; findings name it",
 }
 OUTCOMES, DOCUMENTS, STACK = pytest.StashKey[list[dict[str, Any]]](), pytest.StashKey[tuple[findings.Document, ...]](), pytest.StashKey[ExitStack]()
+RUN_OPTIONS = ("device", "dtype", "attention", "seed")
 STARTED = pytest.StashKey[float]()
 
 
@@ -52,7 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    config.stash[OUTCOMES], config.stash[STACK], config.stash[STARTED] = [], ExitStack(), time.time()
+    outcomes: list[dict[str, Any]] = []
+    if _is_controller(config):
+        config.pluginmanager.register(Recorder(outcomes), "harness-recorder")
+    else:  # workers that each take every core only wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(config.workerinput["workercount"]))))
+    config.stash[OUTCOMES], config.stash[STACK], config.stash[STARTED] = outcomes, ExitStack(), time.time()
     fault = config.getoption("--fault")
     try:
         checkpoints(config)
@@ -126,15 +132,6 @@ def judge(request: pytest.FixtureRequest, case: Case) -> Callable[[Measurement],
     return judged
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if _Recorder.current is not None:
-        _Recorder.current.record(report)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    _Recorder.current = _Recorder(session.config.stash[OUTCOMES]) if _is_controller(session.config) else None
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     outcomes = config.stash[OUTCOMES]
@@ -157,8 +154,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         built = build.build(
             documents(config),
             outcomes,
-            environment=environment(config),
-            command=" ".join(["pytest", *map(str, config.invocation_params.args)]),
+            environment=environment({name: str(config.getoption(f"--{name}") or "default") for name in RUN_OPTIONS}),
+            command=shlex.join(["pytest", *map(str, config.invocation_params.args)]),
             started=config.stash[STARTED],
             duration=time.time() - config.stash[STARTED],
             fault=fault,
@@ -206,38 +203,6 @@ def report_folder(config: pytest.Config) -> Path | None:
     return None if wanted == "none" else Path(wanted)
 
 
-def environment(config: pytest.Config) -> dict[str, str]:
-    """What a reader needs to know of the machine and the run."""
-    libraries = ("vla-harness", "torch", "transformers", "jax", "numpy", "scikit-learn", "pytest")
-    versions = {name: metadata.version(name) for name in libraries if any(metadata.distributions(name=name))}
-    run = {name: str(config.getoption(f"--{name}") or "default") for name in ("device", "dtype", "attention", "seed")}
-    return {"python": platform.python_version(), "platform": platform.platform(), "cores": str(os.cpu_count()), **versions, **run}
-
-
-@final
-class _Recorder:
-    """Turns test reports, from this process or from xdist workers, into outcomes."""
-
-    current: _Recorder | None = None
-
-    def __init__(self, outcomes: list[dict[str, Any]]) -> None:
-        self.outcomes = outcomes
-
-    def record(self, report: pytest.TestReport) -> None:
-        properties = dict(report.user_properties)
-        if "case" not in properties or not (report.when == "call" or (report.when == "setup" and not report.passed)):
-            return
-        known = properties.get("outcome", {})
-        if report.skipped:
-            verdict = {"verdict": "unmeasured", "message": _reason(report)}
-        elif report.failed and known.get("verdict") in (None, "reproduced", "contradicted"):
-            verdict = {"verdict": "drifted", "message": f"the check could not finish\n{_last_lines(report)}"}
-        else:
-            verdict = {}
-        blank = dict.fromkeys(("measured", "low", "high", "control"), None) | {"detail": "", "message": ""}
-        self.outcomes.append({**blank, **properties["case"], **known, **verdict, "seconds": round(report.duration, 3)})
-
-
 def _case(item: pytest.Item) -> Case | None:
     callspec = getattr(item, "callspec", None)
     case = callspec.params.get("case") if callspec is not None else None
@@ -253,14 +218,6 @@ def _runs_checks(config: pytest.Config) -> bool:
     named = [Path(argument.split("::")[0]).resolve() for argument in config.args]
     checks = (config.rootpath / "checks").resolve()
     return any(path == checks or checks in path.parents or path in checks.parents for path in named)
-
-
-def _reason(report: pytest.TestReport) -> str:
-    return str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
-
-
-def _last_lines(report: pytest.TestReport) -> str:
-    return "\n".join(report.longreprtext.splitlines()[-12:])
 
 
 def _tell_fault(terminalreporter: Any, config: pytest.Config, fault: str, red: set[str], measured: set[str]) -> None:

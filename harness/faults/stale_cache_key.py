@@ -1,4 +1,4 @@
-"""The store's key knows a model by its name, not by its weights."""
+"""The store's key knows a model by its name, not by its weights or its code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def stale_cache_key(patch: Patch) -> None:
     from harness.store import Key
 
     def digest(self: Key) -> str:
-        return canonical_digest({**asdict(self), "weights": "", "subject": self.subject.partition(":")[0]})[:32]
+        return canonical_digest({**asdict(self), "weights": "", "adapter": "", "subject": self.subject.partition(":")[0]})[:32]
 
     patch(Key, "digest", property(digest))

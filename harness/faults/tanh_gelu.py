@@ -15,6 +15,6 @@ def tanh_gelu(patch: Patch) -> None:
     def spoil(adapter: Adapter) -> None:
         for module in adapter.model.modules():
             if type(module).__name__ == "SiglipMLP":
-                module.activation_fn = nn.GELU(approximate="tanh")
+                module.activation_fn = nn.GELU(approximate="tanh").eval()
 
     change_loading(patch, spoil)

@@ -1,7 +1,8 @@
-"""The model is left in training mode, so dropout is on."""
+"""A mock model is left in training mode, so its dropout is on."""
 
 from __future__ import annotations
 
+from harness.adapters import Adapter
 from harness.faults import Patch
 from harness.faults._seams import change_loading
 
@@ -9,4 +10,8 @@ __all__ = ["training_mode"]
 
 
 def training_mode(patch: Patch) -> None:
-    change_loading(patch, lambda adapter: adapter.model.train())
+    def spoil(adapter: Adapter) -> None:
+        if adapter.subject.scale == "mock":  # the mocks carry dropout; of the real models only the probe's target encoder does
+            adapter.model.train()
+
+    change_loading(patch, spoil)

@@ -1,0 +1,72 @@
+"""Every fault turns exactly the findings that name it red, on mock and on real weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import faults, findings, registry
+
+ROOT = Path(__file__).resolve().parent.parent
+FINDINGS = [finding for document in findings.load(ROOT / "checks/findings") for finding in document.finding]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of its own; converted weights are shared with other runs, for they do not depend on the fault."""
+    folder = tmp_path_factory.mktemp("home")
+    weights = Path(os.environ.get("HARNESS_HOME", ROOT / ".harness")).resolve() / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    (folder / "weights").symlink_to(weights)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", registry.names("faults"))
+def test_a_fault_turns_exactly_the_findings_that_name_it_red(fault: str, home: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "checks/", "-q", "-m", "mock or real", "--fault", fault, "--report", str(tmp_path), "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        env={**os.environ, "HARNESS_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout[-3000:] + run.stderr[-1000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    red = {finding["id"] for finding in report["findings"] if finding["verdict"] == "drifted"}
+    measured = {finding["id"] for finding in report["findings"] if finding["verdict"] != "unmeasured"}
+    assert red == {finding.id for finding in FINDINGS if fault in finding.broken_by} & measured, run.stdout[-3000:]
+    assert red, "no finding that could be measured here catches this fault"
+
+
+def test_every_finding_is_broken_by_a_fault_that_exists() -> None:
+    for finding in FINDINGS:
+        assert set(finding.broken_by) <= set(registry.names("faults")), finding.id
+
+
+def test_every_fault_is_named_by_a_finding() -> None:
+    assert set(registry.names("faults")) == {fault for finding in FINDINGS for fault in finding.broken_by}
+
+
+def test_a_fault_is_gone_when_its_injection_ends() -> None:
+    from harness import pooling
+
+    before = pooling.token_weights
+    with faults.injected("padding_in_mean"):
+        assert pooling.token_weights is not before
+    assert pooling.token_weights is before
+
+
+def test_an_unknown_fault_names_the_nearest() -> None:
+    with pytest.raises(findings.UnknownNameError, match="nearest is 'pre_norm'"), faults.injected("prenorm"):
+        pass
+
+
+def test_every_fault_says_its_mistake_in_a_sentence() -> None:
+    assert all(text.endswith(".") and len(text) > 20 for text in faults.summaries().values())
