@@ -12,8 +12,9 @@ from pathlib import Path
 from unittest import mock
 
 from harness import registry
+from harness.sources import module_digest
 
-__all__ = ["Patch", "injected", "summaries"]
+__all__ = ["Patch", "identity", "injected", "summaries"]
 
 Patch = Callable[[object, str, object], None]
 
@@ -29,6 +30,11 @@ def injected(name: str) -> Iterator[None]:
 
         fault(patch)
         yield
+
+
+def identity(name: str | None) -> str | None:
+    """What a store key says of a fault: its name and a digest of its code; None without one."""
+    return None if name is None else f"{name}-{module_digest(registry.module('faults', name))[:12]}"
 
 
 def summaries() -> dict[str, str]:
