@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MissingError
 
 __all__ = ["main"]
 
@@ -85,24 +85,27 @@ def extract(
     store: StoreOption = None,
 ) -> None:
     """Take features of a dataset from a model into the store; what it already holds is not computed again."""
+    from functools import cache
+
     from rich.progress import Progress
 
     from harness import readers, subjects
     from harness.extract import extract as run
     from harness.store import Store
-    from harness.types import Runtime
+    from harness.types import Point, Runtime
 
     runtime = Runtime(device, _choice("dtype", dtype, ("float32", "bfloat16", "float16")), _choice("attention", attention, ("eager", "sdpa")))
     resolved = subjects.resolve(subject, checkpoint=checkpoint)
-    adapter = subjects.load(resolved, runtime)
+    adapter = cache(lambda: subjects.load(resolved, runtime))
+    wanted = [Point.parse(point) for point in points]
     rows = readers.read(dataset)
     with Progress() as bar:
         task = bar.add_task(subject, total=len(rows.samples))
         found = run(
             resolved,
-            lambda: adapter,
+            adapter,
             rows,
-            [adapter.resolve(point) for point in points],
+            [adapter().resolve(point) if (point.layer or 0) < 0 else point for point in wanted],
             store=Store(store or subjects.home() / "store"),
             runtime=runtime,
             pooling=pooling,
@@ -166,7 +169,10 @@ def _store(root: Path | None):  # noqa: ANN202 - the type would import numpy at 
     from harness import subjects
     from harness.store import Store
 
-    return Store(root or subjects.home() / "store")
+    opened = Store(root or subjects.home() / "store")
+    if not opened.root.is_dir():
+        raise MissingError("there is no store here", where=opened.root, next="make checks, or harness extract, fills one")
+    return opened
 
 
 def _choice(option: str, value: str, known: tuple[str, ...]) -> str:
@@ -190,4 +196,4 @@ def _show(header: list[str], rows: list[list[str]], as_json: bool) -> None:
     table = Table(*header, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: an extra such as .[ray] is no style
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 240).print(table)

@@ -14,6 +14,7 @@ from harness import pooling as poolings
 from harness import registry
 from harness.adapters import Adapter
 from harness.checkpoints import canonical_digest, file_digest
+from harness.errors import UsageError
 from harness.readers import Dataset
 from harness.sources import module_digest
 from harness.store import Key, Store
@@ -28,7 +29,7 @@ def extract(
     subject: Subject,
     adapter: Callable[[], Adapter],
     dataset: Dataset,
-    points: Iterable[Point],
+    points: Sequence[Point],
     *,
     store: Store,
     runtime: Runtime,
@@ -41,6 +42,8 @@ def extract(
 
     `adapter` is called only when something is missing. One process extracts, others wait on its lock and then read.
     """
+    if unresolved := [str(point) for point in points if point.layer is not None and point.layer < 0]:
+        raise UsageError("layers counted from the end must be resolved first", got=", ".join(unresolved), next="adapter.resolve(point)")
     keys = {point: feature_key(subject, runtime, dataset, point, pooling, fault) for point in points}
     found = {point: features for point, key in keys.items() if (features := store.read(key)) is not None}
     if len(found) == len(keys):
@@ -71,6 +74,8 @@ def pooled(
 
     Samples run in batches of similar length, so little padding is computed.
     """
+    if not samples:
+        raise UsageError("there are no samples to take features of", where=adapter.subject.id)
     points = [adapter.resolve(point) for point in points]
     order = sorted(range(len(samples)), key=lambda index: len(samples[index].instruction))
     rows: dict[Point, list[np.ndarray]] = {point: [] for point in points}

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from harness import cards, faults, findings, registry, subjects
-from harness.errors import HarnessError, MissingError, UnknownNameError
+from harness import checkpoints as integrity
+from harness.errors import HarnessError, MissingError, UnknownNameError, UsageError
 from harness.findings import Case, Outcome
 from harness.recorder import Recorder, environment
 from harness.types import Measurement, Runtime
@@ -62,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
     fault = config.getoption("--fault")
     try:
         checkpoints(config)
+        if _runs_checks(config):
+            documents(config)
         if (model := config.getoption("--model")) is not None:
             cards.model_card(model)
         if fault is not None:
@@ -96,7 +99,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    unasked = [item for item in items if "case" in getattr(getattr(item, "callspec", None), "params", {}) and _case(item) is None]
+    unasked = [item for item in items if item.get_closest_marker("question") and hasattr(item, "callspec") and _case(item) is None]
     if unasked:  # questions that no finding asks of the chosen model
         config.hook.pytest_deselected(items=unasked)
         items[:] = [item for item in items if item not in unasked]
@@ -178,9 +181,11 @@ def checkpoints(config: pytest.Config) -> dict[str, Path]:
         model, sign, directory = text.partition("=")
         if not sign:
             raise pytest.UsageError(f"--checkpoint takes MODEL=DIRECTORY, got {text!r}; put test paths before it")
-        cards.model_card(model)
+        if "checkpoint" not in (known := cards.model_card(model)).scales:
+            raise UsageError(f"model {model} has no checkpoint scale", got=f"--checkpoint {text}", expected=f"a model with one; {model} has {', '.join(known.scales)}")
         if not (path := Path(directory).expanduser()).is_dir():
             raise MissingError("there is no checkpoint here", where=path, expected="a directory", next=f"--checkpoint {model}=DIRECTORY")
+        integrity.verify(path)
         chosen[model] = path.resolve()
     return chosen
 

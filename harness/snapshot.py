@@ -17,7 +17,7 @@ RELATIVE = 1e-3  # of the larger of the accepted value and the accepted spread; 
 def moved_fields(accepted: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, tuple[float | None, float | None, float]]:
     """Fields whose value left its tolerance: name to accepted value, measured value and tolerance; None where absent."""
     moved = {}
-    for name in [*accepted, *(measured.keys() - accepted.keys())]:
+    for name in [*accepted, *sorted(measured.keys() - accepted.keys())]:
         old, new = accepted.get(name), measured.get(name)
         tolerance = 0.0 if name in COUNTS or old is None else RELATIVE * max(abs(old), abs(accepted.get("std", 0.0)))
         if old is None or new is None or not abs(new - old) <= tolerance:  # NaN is never within a tolerance

@@ -45,6 +45,8 @@ def resolve(subject_id: str, *, checkpoint: Path | None = None, seed: int = 0) -
     Raises UnknownNameError, MissingError (with the command that provides it), DamagedError.
     """
     card, scale = _card(subject_id)
+    if checkpoint is not None and scale != "checkpoint":
+        raise UsageError("a checkpoint was given for another scale", got=subject_id, expected=f"{card.name}:checkpoint")
     entry = card.scales[scale]
     directory = checkpoint if checkpoint is not None else _directory(card, entry)
     like = _directory(card, card.scales[entry.like]) if entry.like else None
@@ -79,13 +81,17 @@ def missing(subject_id: str) -> str | None:
     for part in (entry, *([card.scales[entry.like]] if entry.like else [])):
         if part.package is not None and not _installed(part.package):
             return _provide(card, part)
-    needs_path = entry.seed is None and entry.package is None and entry.path is None and scale != "abstract"
+    if entry.path is not None:
+        return None if (card.folder / entry.path).is_dir() else _provide(card, entry)
+    needs_path = entry.seed is None and entry.package is None and scale != "abstract"
     return _provide(card, entry) if needs_path else None
 
 
 def _card(subject_id: str) -> tuple[ModelCard, Scale]:
     model, _, scale = subject_id.partition(":")
     card = model_card(model)
+    if not scale:
+        raise UsageError(f"which scale of {model}?", got=subject_id, expected=f"{model}:SCALE with one of {', '.join(card.scales)}")
     if scale not in card.scales:
         raise UnknownNameError(f"scale of {model}", scale, card.scales)
     return card, scale

@@ -93,10 +93,13 @@ class Adapter(ABC):
         return tuple(point.stack for point in self.clauses if point.stream == "final_norm")
 
     def require(self, samples: Sequence[Sample]) -> None:
-        """Raises UsageError when a sample lacks an input that this family uses."""
+        """Raises UsageError when there is no sample, or one lacks an input that this family uses."""
+        if not samples:
+            raise UsageError("there is no sample to encode", where=self.subject.id, expected="at least one")
         for sample in samples:
             for name in self.inputs_used:
-                if not getattr(sample, name):
+                value = getattr(sample, name)
+                if not (value.strip() if isinstance(value, str) else value):
                     raise UsageError(
                         f"sample {sample.id!r} has no {name.removesuffix('s')}",
                         where=self.subject.id,

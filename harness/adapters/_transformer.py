@@ -122,9 +122,14 @@ def auto_model(subject: Subject, runtime: Runtime) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()  # a bar for every subject drowns the harness's own progress
     options = {"attn_implementation": runtime.attention, "dtype": getattr(torch, runtime.dtype)}
     if (directory := subject.weights.directory) is not None:
-        model, info = AutoModel.from_pretrained(directory, output_loading_info=True, local_files_only=True, **options)
+        try:
+            model, info = AutoModel.from_pretrained(directory, output_loading_info=True, local_files_only=True, **options)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:  # transformers' ways of saying that config and weights do not fit
+            raise DamagedError("transformers cannot load the checkpoint", where=directory, got=str(error).splitlines()[0], expected="config.json of a known model and weights of its shapes") from error
         if wrong := {kind: sorted(map(str, keys))[:10] for kind, keys in info.items() if kind.endswith("_keys") and keys}:
             raise DamagedError("the checkpoint does not fit the model", where=directory, got=wrong, expected="no key missing, left over or misshapen")
+        if spoiled := [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]:
+            raise DamagedError("weights hold NaN or infinity", where=directory, got=f"{len(spoiled)} parameters, first {spoiled[0]}", expected="finite weights")
     else:
         config = AutoConfig.for_model(**subject.config)
         with torch.device("meta") if subject.weights.kind == "meta" else seeded(subject.weights.seed or 0):

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.adapters._transformer import TransformerAdapter, auto_model, stack_clauses
 from harness.adapters._words import word_ids
-from harness.errors import UnknownNameError
+from harness.errors import MissingError, UnknownNameError
 from harness.types import Batch, Runtime, Sample, Subject, TokenMap
 
 __all__ = ["Language"]
@@ -85,4 +85,6 @@ class Language(TransformerAdapter):
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The checkpoint's own tokenizer; None for mock subjects, which have no vocabulary of their own."""
         directory = self.subject.weights.directory or self.subject.tokenizer
+        if directory is not None and not any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt")):
+            raise MissingError("the checkpoint has no tokenizer", where=directory, expected="tokenizer.json", next="copy it from the published repository")
         return None if directory is None else AutoTokenizer.from_pretrained(directory, local_files_only=True)
