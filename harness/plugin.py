@@ -234,19 +234,3 @@ def _tell_fault(terminalreporter: Any, config: pytest.Config, fault: str, red: s
 def pytest_report_header(config: pytest.Config) -> list[str]:
     fault = config.getoption("--fault")
     return [f"harness: FAULT INJECTED: {fault} ({faults.summaries()[fault]})"] if fault else []
-
-
-def progress(config: pytest.Config) -> Callable[[int, int, str], None]:
-    """Shows long extractions on the terminal, through pytest's own output capture; at most a line every five seconds."""
-    reporter, capture = (config.pluginmanager.getplugin(name) for name in ("terminalreporter", "capturemanager"))
-    last = [time.monotonic()]
-
-    def show(done: int, total: int, label: str) -> None:
-        if reporter is None or (time.monotonic() - last[0] < 5 and done < total) or (done == total and last[0] == 0):
-            return
-        last[0] = time.monotonic()
-        with capture.global_and_fixture_disabled():
-            reporter.write(f"\n  extracting {label}: {done} of {total} samples")
-
-    return show
-

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Protocol, final
 
-__all__ = ["Recorder", "TestReport", "environment"]
+from harness.types import Progress
+
+__all__ = ["Recorder", "TestReport", "environment", "progress"]
 
 LIBRARIES = ("vla-harness", "torch", "transformers", "jax", "numpy", "scikit-learn", "pytest")
 
@@ -60,3 +63,18 @@ def environment(run: Mapping[str, str]) -> dict[str, str]:
     """What a reader needs to know of the machine, the libraries and the options of a run."""
     versions = {name: metadata.version(name) for name in LIBRARIES if any(metadata.distributions(name=name))}
     return {"python": platform.python_version(), "platform": platform.platform(), "cores": str(os.cpu_count()), **versions, **run}
+
+
+def progress(config: Any) -> Progress:
+    """Shows long extractions on the terminal, through pytest's own output capture: a line every five seconds and one at the end."""
+    reporter, capture = (config.pluginmanager.getplugin(name) for name in ("terminalreporter", "capturemanager"))
+    last = [time.monotonic()]
+
+    def show(done: int, total: int, label: str) -> None:
+        if reporter is None or (time.monotonic() - last[0] < 5 and done < total):
+            return
+        last[0] = time.monotonic()
+        with capture.global_and_fixture_disabled():
+            reporter.write(f"\n  extracting {label}: {done} of {total} samples")
+
+    return show

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from harness.adapters._torch import Capture, whole
 from harness.errors import ContractError, DamagedError
 from harness.types import Batch, Clause, Point, Runtime, Subject
 
-__all__ = ["TransformerAdapter", "auto_model", "require_attention", "seeded", "stack_clauses"]
+__all__ = ["TransformerAdapter", "auto_model", "read_safetensors", "right_padded", "stack_clauses"]
 
 
 class TransformerAdapter(Adapter):
@@ -136,6 +136,16 @@ def auto_model(subject: Subject, runtime: Runtime) -> PreTrainedModel:
             model = AutoModel.from_config(config, **options)
     require_attention(model, runtime.attention)
     return model if subject.weights.kind == "meta" else model.to(runtime.device)
+
+
+def right_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids (n, t) int64 padded on the right with `pad`, and their mask (n, t), 1 where there is a token."""
+    ids = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return ids, mask
 
 
 def read_safetensors(directory: Path) -> dict[str, Tensor]:

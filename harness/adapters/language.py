@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple, final
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from harness.adapters._transformer import TransformerAdapter, auto_model, stack_clauses
+from harness.adapters._transformer import TransformerAdapter, auto_model, right_padded, stack_clauses
 from harness.adapters._words import word_ids
 from harness.errors import MissingError, UnknownNameError
 from harness.types import Batch, Runtime, Sample, Subject, TokenMap
@@ -61,11 +60,7 @@ class Language(TransformerAdapter):
             ids = [word_ids(sample.instruction, self.model.config.vocab_size) for sample in samples]
         else:
             ids = self.tokenizer([sample.instruction for sample in samples])["input_ids"]
-        mask = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
-        padded = torch.full_like(mask, self.model.config.pad_token_id or 0)
-        for row, tokens in enumerate(ids):
-            padded[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
+        padded, mask = right_padded(ids, self.model.config.pad_token_id or 0)
         valid = mask.bool()
         device = self.runtime.device
         return Batch(

@@ -19,7 +19,7 @@ from harness.adapters._prismatic import Prismatic, PrismaticConfig, attention_al
 from harness.adapters._prismatic_actions import action_statistics, decode_actions
 from harness.adapters._prismatic_image import default_preprocessor, preprocess
 from harness.adapters._prismatic_weights import build_random, load, load_preprocessor, published_to_native
-from harness.adapters._transformer import TransformerAdapter, read_safetensors, stack_clauses
+from harness.adapters._transformer import TransformerAdapter, read_safetensors, right_padded, stack_clauses
 from harness.adapters._words import word_ids
 from harness.errors import MissingError, UnknownNameError, UsageError
 from harness.types import Batch, Clause, Point, Runtime, Sample, Subject, TokenMap
@@ -71,14 +71,9 @@ class OpenVLA(TransformerAdapter):
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         self.require(samples)
-        ids = [self._ids(sample.instruction) for sample in samples]
-        mask = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
-        padded = torch.full_like(mask, self.model.config.pad_token_id)
-        for row, tokens in enumerate(ids):
-            padded[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
+        ids, mask = right_padded([self._ids(sample.instruction) for sample in samples], self.model.config.pad_token_id)
         pixels = np.stack([preprocess(next(iter(sample.images.values())), self.preprocessor) for sample in samples])
-        return self.batch([sample.id for sample in samples], padded, mask, torch.from_numpy(pixels))
+        return self.batch([sample.id for sample in samples], ids, mask, torch.from_numpy(pixels))
 
     def batch(self, sample_ids: Sequence[str], input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Batch:
         """A batch from model inputs as upstream's processor gives them: ids and mask (n, t), pixels (n, 6 or 3, s, s)."""
