@@ -36,7 +36,7 @@ checks: $(READY)
 
 test: $(READY)
 	@echo "test: the harness's own tests, two at a time; the last of them inject every fault"
-	@$(BIN)/python -m pytest tests/ -n 2
+	@$(BIN)/python -m pytest tests/ -n 2 --dist worksteal
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/capture.py --check
