@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from harness import store as store_module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -75,11 +74,7 @@ def _pooled(kind: str, values: Array, tokens: TokenMap) -> Array:
 
 
 def _like(values: Array, changed: np.ndarray) -> Array:
-    if hasattr(values, "new_tensor"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return values.new_tensor(changed)
-    return changed
+    return values.new_tensor(changed) if hasattr(values, "new_tensor") else changed
 
 
 IDENTITIES: Mapping[str, Callable[[Array, TokenMap], float]] = {

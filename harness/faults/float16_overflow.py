@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness.faults import Patch
-from harness.types import Array
 
 __all__ = ["float16_overflow"]
 
