@@ -19,7 +19,7 @@ from harness.types import Runtime, Scale, Subject, Weights
 
 __all__ = ["home", "load", "marker", "missing", "resolve", "subject_ids"]
 
-MARKERS: Mapping[Scale, str] = {"mock": "mock", "abstract": "mock", "real": "real", "random": "real", "checkpoint": "gpu"}
+MARKERS: Mapping[Scale, str] = {"mock": "mock", "abstract": "mock", "real": "real", "random": "real", "full": "gpu", "checkpoint": "gpu"}
 
 
 def home() -> Path:

@@ -31,7 +31,7 @@ __all__ = [
     "Weights",
 ]
 
-Scale = Literal["mock", "abstract", "real", "random", "checkpoint"]
+Scale = Literal["mock", "abstract", "real", "random", "full", "checkpoint"]
 Value = float | int | bool | str | list[int] | list[float]  # what a finding expects and a check measures
 Array = Any  # numpy, torch and jax arrays share the operators used here but no importable base class
 
@@ -146,7 +146,8 @@ class Clause:
     """What an adapter promises of one point: the module, the side, the place among the norms, the framework's index.
 
     `hidden_states_index` is the entry of the framework's own tuple that must equal the point, None if there is none.
-    `norm` says where the point lies: `raw` residual stream, or `final` after the stack's last norm.
+    `norm` says where the point lies: `raw` residual stream, or `final` after the stack's last norm. `continues` is False
+    for a block's input that is not the output of the block before it, because the model adds something in between.
     """
 
     module: str
@@ -156,6 +157,7 @@ class Clause:
     hidden_states_index: int | None = None
     element: int = 0
     phase: str = "prefill"
+    continues: bool = True
 
 
 @dataclass(frozen=True)

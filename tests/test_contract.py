@@ -46,9 +46,9 @@ def test_the_final_norm_is_recomputed_to_rounding_and_a_thousandth_off_is_seen(a
     assert post_norm(adapter, spoiled(recording, "lm.final_norm", 1e-3)).value == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_the_chain_of_blocks_is_bitwise_and_one_broken_link_is_named(recording: Recording) -> None:
-    assert residual_chain(recording).value == 0
-    broken = residual_chain(spoiled(recording, "lm.02.input", 1e-4))
+def test_the_chain_of_blocks_is_bitwise_and_one_broken_link_is_named(adapter: Adapter, recording: Recording) -> None:
+    assert residual_chain(adapter, recording).value == 0
+    broken = residual_chain(adapter, spoiled(recording, "lm.02.input", 1e-4))
     assert broken.value > 5e-5
     assert "lm.01.output" in broken.detail
 

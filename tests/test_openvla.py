@@ -164,7 +164,7 @@ def greedy(adapter: OpenVLA, batch: Batch, length: int) -> list[int]:
     """Greedy tokens by one whole forward for each, out of `batch()`."""
     ids, found = batch.inputs["input_ids"], []
     for _ in range(length):
-        logits = adapter.forward(adapter.batch(batch.sample_ids, ids, torch.ones_like(ids), batch.inputs["pixel_values"]))["logits"]
+        logits = adapter.forward(adapter.batch({**batch.inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}))["logits"]
         found.append(int(logits[0, -1].argmax()))
         ids = torch.cat([ids, torch.tensor([[found[-1]]])], 1)
     return found

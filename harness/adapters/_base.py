@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from harness.errors import UnknownNameError, UsageError
 from harness.types import Array, Batch, Clause, Point, Recording, Runtime, Sample, Subject
 
-__all__ = ["Adapter", "Norm"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Adapter", "Anatomy", "Norm"]
 
 
 class Norm(NamedTuple):
@@ -21,14 +25,28 @@ class Norm(NamedTuple):
     eps: float
 
 
+class Anatomy(NamedTuple):
+    """What a family wants of a checkpoint: shape of every tensor by its published name, and a pattern for each part.
+
+    `parts` maps `vision`, `language`, `action head` ... to a regular expression of published names, first match wins;
+    `ignored` matches tensors that a checkpoint may bring and the family does not use.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    parts: Mapping[str, str]
+    ignored: str = r"(?!)"
+
+
 class Adapter(ABC):
     """One model family. Concrete classes are final and live one to a module.
 
-    `inputs_used` and `inputs_unused` name the sample fields that must, and must not, move the features.
+    `inputs_used` and `inputs_unused` name the sample fields that must, and must not, move the features. `kernels` names
+    the attention kernels that keep the model's arithmetic.
     """
 
     inputs_used: ClassVar[tuple[str, ...]]
     inputs_unused: ClassVar[tuple[str, ...]] = ()
+    kernels: ClassVar[tuple[str, ...]] = ("eager", "sdpa")
 
     subject: Subject
     runtime: Runtime
@@ -38,6 +56,16 @@ class Adapter(ABC):
     def load(cls, subject: Subject, runtime: Runtime) -> Adapter:
         """The model of `subject`, in evaluation mode. Raises DamagedError when weights are missing or left over."""
 
+    @classmethod
+    @abstractmethod
+    def recognises(cls, config: Mapping[str, object]) -> bool:
+        """Whether a checkpoint with this parsed `config.json` is of this family."""
+
+    @classmethod
+    def anatomy(cls, directory: Path) -> Anatomy:
+        """What this family wants of the checkpoint whose configuration is in `directory`; no weight is read."""
+        raise UsageError(f"{cls.__name__} has no published checkpoint format to compare with", where=directory)
+
     @property
     @abstractmethod
     def clauses(self) -> Mapping[Point, Clause]:
@@ -46,6 +74,22 @@ class Adapter(ABC):
     @abstractmethod
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """Model inputs on the runtime's device, right-padded, with token maps. Raises UsageError for unfit samples."""
+
+    def batch(self, inputs: Mapping[str, Array], sample_ids: Sequence[str] | None = None) -> Batch:
+        """A batch of model inputs with the names and shapes that upstream's own processor gives them."""
+        raise UsageError("this family has no upstream processor to take inputs from", where=self.subject.id, next="encode(samples)")
+
+    def upstream(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All that upstream's own code computes from such inputs, by the names of the parity packs."""
+        raise UsageError("this family has no upstream tensors to be compared with", where=self.subject.id)
+
+    def act(self, samples: Sequence[Sample]) -> np.ndarray:
+        """The predicted action of every sample (n, ...), each on its own, in the units of its dataset; greedy, no noise."""
+        raise UsageError("this family predicts no actions", where=self.subject.id)
+
+    def decode(self, token_ids: Sequence[int], unnorm_key: str | None = None) -> np.ndarray:
+        """The action (steps, a) or (a,) that action tokens stand for, in the units of dataset `unnorm_key`."""
+        raise UsageError("this family has no action tokens", where=self.subject.id)
 
     @abstractmethod
     def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Array], Array] | None = None) -> dict[Point, Array]:
@@ -88,6 +132,28 @@ class Adapter(ABC):
             raise UnknownNameError("extraction point", str(point), map(str, self.clauses), where=self.subject.id)
         return point
 
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras the model sees, in its own order: span `image.0` is the first one's."""
+        return tuple(self.subject.options.get("cameras", ("primary",)))
+
+    def pictures(self, sample: Sample) -> list[np.ndarray]:
+        """One picture for every camera of the model, whatever their order in the sample.
+
+        A model with one camera takes a sample's only picture under any name. Raises UsageError for a missing camera.
+        """
+        if len(self.cameras) == len(sample.images) == 1:
+            return list(sample.images.values())
+        if lacking := [name for name in self.cameras if name not in sample.images]:
+            raise UsageError(
+                f"sample {sample.id!r} has no camera {', '.join(lacking)}",
+                where=self.subject.id,
+                got=", ".join(sample.images) or "no image",
+                expected=", ".join(self.cameras),
+                next="name the cameras in the model card's options.cameras",
+            )
+        return [sample.images[name] for name in self.cameras]
+
     def stacks(self) -> tuple[str, ...]:
         """Names of the stacks that have a `final_norm` point."""
         return tuple(point.stack for point in self.clauses if point.stream == "final_norm")
@@ -99,7 +165,7 @@ class Adapter(ABC):
         for sample in samples:
             for name in self.inputs_used:
                 value = getattr(sample, name)
-                if not (value.strip() if isinstance(value, str) else value):
+                if value is None or not (value.strip() if isinstance(value, str) else len(value)):
                     raise UsageError(
                         f"sample {sample.id!r} has no {name.removesuffix('s')}",
                         where=self.subject.id,

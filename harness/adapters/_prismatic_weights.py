@@ -186,8 +186,8 @@ def load(directory: Path, *, dtype: torch.dtype, device: torch.device | str, att
     return _assigned(config, published_to_native(state, config, directory), attention=attention, dtype=dtype)
 
 
-def build_random(config: PrismaticConfig, *, seed: int, dtype: torch.dtype, attention: str) -> Prismatic:
-    """A network on the CPU whose every part matters: unit-gain weights, norms and LayerScale about 1, no zero bias.
+def build_random(config: PrismaticConfig, *, seed: int, dtype: torch.dtype, device: torch.device | str = "cpu", attention: str) -> Prismatic:
+    """A network whose every part matters: unit-gain weights, norms and LayerScale about 1, no zero bias.
 
     The same for one seed on any machine and torch version (numpy's stream, one per tensor, keyed by its name).
     """
@@ -202,5 +202,5 @@ def build_random(config: PrismaticConfig, *, seed: int, dtype: torch.dtype, atte
             x = 0.1 * x
         elif "embed_tokens" not in name and name.endswith("weight") and "position" not in name:
             x = x / np.sqrt(np.prod(shape[1:]))
-        state[name] = torch.from_numpy(np.asarray(x, dtype=np.float32)).to(dtype)
+        state[name] = torch.from_numpy(np.asarray(x, dtype=np.float32)).to(device, dtype)
     return _assigned(config, state, attention=attention, dtype=dtype)

@@ -38,6 +38,7 @@ class Capture:
     """Context manager: within it, one forward of `model` fills `values` with every point of `clauses`.
 
     `keep` reduces a tensor (n, t, d) on its own device before anything is stored; the default keeps a float32 copy.
+    Axes between the first and the last (window, latent) are given to it as one axis of positions.
     With `stop` the forward ends, silently, once the last point has been recorded, so its return value never arrives.
 
     Raises ContractError when a module does not exist, does not fire, fires twice, or holds no tensor where declared.
@@ -89,7 +90,7 @@ class Capture:
         if point in self.values:
             raise ContractError(f"point {point} fired twice in one forward", where=self._clauses[point].module, expected="one call per forward")
         with torch.no_grad():
-            kept = self._keep(point, value.detach())
+            kept = self._keep(point, value.detach().flatten(1, -2))
             if kept.untyped_storage()._cdata == value.untyped_storage()._cdata:  # a view would keep, and later see, the model's own memory
                 kept = kept.clone()
         self.values[point] = kept

@@ -77,6 +77,15 @@ class TransformerAdapter(Adapter):
             self.call(batch)
         return captured.values
 
+    def upstream(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The named outputs of a forward, and the points of the stack `lm` as `layer.N.input`, `layer.N.output`, `final_norm.*`."""
+        batch = self.batch(inputs)
+        named, values = dict(self.forward(batch)), self.capture(batch, self.clauses)
+        blocks = {point: value for point, value in values.items() if point.stack == "lm" and point.layer is not None}
+        named |= {f"layer.{point.layer}.{point.stream}": value for point, value in blocks.items()}
+        named["final_norm.input"] = blocks[max(point for point in blocks if point.stream == "output")]
+        return named | {"final_norm.output": values[Point("lm", "final_norm")]}
+
     def final_norm(self, stack: str) -> Norm:
         module = self.model.get_submodule(self.clauses[Point(stack, "final_norm")].module)
         if isinstance(module, nn.LayerNorm):
@@ -132,7 +141,7 @@ def auto_model(subject: Subject, runtime: Runtime) -> PreTrainedModel:
             raise DamagedError("weights hold NaN or infinity", where=directory, got=f"{len(spoiled)} parameters, first {spoiled[0]}", expected="finite weights")
     else:
         config = AutoConfig.for_model(**subject.config)
-        with torch.device("meta") if subject.weights.kind == "meta" else seeded(subject.weights.seed or 0):
+        with torch.device("meta" if subject.weights.kind == "meta" else runtime.device), seeded(subject.weights.seed or 0):
             model = AutoModel.from_config(config, **options)
     require_attention(model, runtime.attention)
     return model if subject.weights.kind == "meta" else model.to(runtime.device)
@@ -162,7 +171,7 @@ def require_attention(model: nn.Module, attention: str) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within: torch's CPU generator starts at `seed`; afterwards it is as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """Within: torch's generators start at `seed`; afterwards they are as they were."""
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -37,6 +37,10 @@ class Language(TransformerAdapter):
     inputs_unused = ("images", "state")
 
     @classmethod
+    def recognises(cls, config: Mapping[str, object]) -> bool:
+        return config.get("model_type") in LAYOUTS
+
+    @classmethod
     def load(cls, subject: Subject, runtime: Runtime) -> Language:
         """Raises UnknownNameError for an architecture without a layout, and what `auto_model` raises."""
         model = auto_model(subject, runtime)

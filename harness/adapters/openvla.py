@@ -55,6 +55,10 @@ class OpenVLA(TransformerAdapter):
     model: Prismatic
 
     @classmethod
+    def recognises(cls, config: Mapping[str, object]) -> bool:
+        return config.get("model_type") in ("openvla", "prismatic")
+
+    @classmethod
     def load(cls, subject: Subject, runtime: Runtime) -> OpenVLA:
         """Raises DamagedError or MissingError for a checkpoint that is not whole, before anything is computed."""
         dtype, directory = getattr(torch, runtime.dtype), subject.weights.directory
@@ -66,18 +70,19 @@ class OpenVLA(TransformerAdapter):
                 with torch.device("meta"):
                     model = Prismatic(config, attention=runtime.attention, dtype=dtype)
             else:
-                model = build_random(config, seed=subject.weights.seed or 0, dtype=dtype, attention=runtime.attention).to(runtime.device)
+                model = build_random(config, seed=subject.weights.seed or 0, dtype=dtype, device=runtime.device, attention=runtime.attention)
         return cls(subject, runtime, model, _clauses(model))
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         self.require(samples)
         ids, mask = right_padded([self._ids(sample.instruction) for sample in samples], self.model.config.pad_token_id)
-        pixels = np.stack([preprocess(next(iter(sample.images.values())), self.preprocessor) for sample in samples])
-        return self.batch([sample.id for sample in samples], ids, mask, torch.from_numpy(pixels))
+        pixels = np.stack([preprocess(self.pictures(sample)[0], self.preprocessor) for sample in samples])
+        inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": torch.from_numpy(pixels)}
+        return self.batch(inputs, [sample.id for sample in samples])
 
-    def batch(self, sample_ids: Sequence[str], input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Batch:
+    def batch(self, inputs: Mapping[str, Tensor], sample_ids: Sequence[str] | None = None) -> Batch:
         """A batch from model inputs as upstream's processor gives them: ids and mask (n, t), pixels (n, 6 or 3, s, s)."""
-        valid = attention_mask.bool()
+        valid = inputs["attention_mask"].bool()
         rows, patches = len(valid), self.model.config.towers[0].patches
         ones = torch.ones(rows, patches, dtype=torch.bool)
         merged = torch.cat([valid[:, :1], ones, valid[:, 1:]], dim=1)
@@ -90,11 +95,13 @@ class OpenVLA(TransformerAdapter):
             "lm": TokenMap(merged, {"text": merged & ~image, "image.0": image, "padding": ~merged}),
         }
         parameter = self.model.language_model.lm_head.weight
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values.to(parameter.dtype)}
-        return Batch(tuple(sample_ids), {name: tensor.to(parameter.device) for name, tensor in inputs.items()}, tokens)
+        placed = {name: inputs[name].to(parameter.device) for name in ("input_ids", "attention_mask", "pixel_values")}
+        placed["pixel_values"] = placed["pixel_values"].to(parameter.dtype)
+        return Batch(tuple(sample_ids or map(str, range(rows))), placed, tokens)
 
     def call(self, batch: Batch) -> dict[str, Tensor]:
-        return self.model(**batch.inputs)._asdict()
+        output = self.model(**batch.inputs)._asdict()
+        return {**output, "attention_allowed": attention_allowed(output["attention_mask"])}
 
     def call_stack(self, batch: Batch, stack: str) -> tuple[nn.Module, Mapping[str, object]]:
         if stack != "lm":
@@ -119,6 +126,10 @@ class OpenVLA(TransformerAdapter):
             inputs["input_ids"] = torch.cat([inputs["input_ids"], inputs["input_ids"].new_tensor([found[-1:]])], dim=1)
             inputs["attention_mask"] = torch.cat([inputs["attention_mask"], inputs["attention_mask"].new_ones(1, 1)], dim=1)
         return Action(tuple(found), self.decode(found, unnorm_key))
+
+    def act(self, samples: Sequence[Sample]) -> np.ndarray:
+        key = self.subject.options.get("unnorm_key")
+        return np.stack([self.predict(self.encode([sample]), key).values for sample in samples])
 
     def decode(self, token_ids: Sequence[int], unnorm_key: str | None = None) -> np.ndarray:
         """The action (a,) that tokens stand for, in the dataset's own units; see `decode_actions` for what it raises."""

@@ -30,6 +30,10 @@ class Vision(TransformerAdapter):
     inputs_unused = ("instruction", "state")
 
     @classmethod
+    def recognises(cls, config: Mapping[str, object]) -> bool:
+        return config.get("model_type") in ARCHITECTURES
+
+    @classmethod
     def load(cls, subject: Subject, runtime: Runtime) -> Vision:
         """Raises UnknownNameError for an architecture without a layout, and what `auto_model` raises."""
         model = auto_model(subject, runtime)
@@ -49,7 +53,7 @@ class Vision(TransformerAdapter):
     def encode(self, samples: Sequence[Sample]) -> Batch:
         self.require(samples)
         side = self.subject.options.get("input_size", self.model.config.image_size)
-        pixels = torch.from_numpy(np.stack([preprocess(next(iter(sample.images.values())), side) for sample in samples]))
+        pixels = torch.from_numpy(np.stack([preprocess(self.pictures(sample)[0], side) for sample in samples]))
         patches = (side // self.model.config.patch_size) ** 2
         valid = torch.ones(len(samples), 1 + patches, dtype=torch.bool)
         is_class = torch.zeros_like(valid)

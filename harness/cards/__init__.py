@@ -17,7 +17,9 @@ from harness.types import Scale
 __all__ = ["DatasetCard", "ModelCard", "ScaleCard", "Trait", "dataset_card", "dataset_cards", "model_card", "model_cards", "parse_toml"]
 
 
-Trait = Literal["instruction", "images", "final_norm", "causal", "layer_scale"]
+# What a finding may ask of a model: `instruction`, `images`, `several_images`, `state` are inputs, `hidden_states` a framework
+# tuple, `sdpa` a second attention kernel, `actions` a predicted action, the rest structure.
+Trait = Literal["instruction", "images", "several_images", "state", "final_norm", "hidden_states", "causal", "layer_scale", "sdpa", "actions"]
 
 
 class _Strict(BaseModel):

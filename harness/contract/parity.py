@@ -11,8 +11,8 @@ import numpy as np
 
 from harness.adapters import Adapter
 from harness.contract._compare import host
-from harness.errors import ContractError, DamagedError, MissingError
-from harness.types import Batch, Measurement, Point
+from harness.errors import ContractError, DamagedError, MissingError, UnknownNameError
+from harness.types import Measurement
 
 __all__ = ["parity"]
 
@@ -24,44 +24,35 @@ def parity(adapter: Adapter, pack: Path, *, tensors: str = "*") -> Measurement:
     true. Raises MissingError without a pack, ContractError for an expected tensor that the adapter cannot name.
     """
     expected, inputs, description = _read(pack)
-    batch = adapter.batch([f"{pack.name}-{row}" for row in range(len(inputs["input_ids"]))], inputs["input_ids"], inputs["attention_mask"], inputs["pixel_values"])
-    outputs = adapter.forward(batch)
-    captured = adapter.capture(batch, adapter.clauses)
-    mask = host(expected[description["compare_on"]]).astype(bool)
+    named = adapter.upstream(inputs)
     worst, where, compared = 0.0, "", 0
     for name in (name for name in expected if fnmatchcase(name, tensors)):
-        got, want = _named(name, outputs, captured, batch), host(expected[name])
+        if name not in named:
+            raise ContractError(f"the adapter has nothing that upstream calls {name!r}", where=pack, expected=", ".join(named))
+        got, want = host(named[name]), host(expected[name])
         if got.shape != want.shape:
             raise ContractError(f"{name} has another shape than upstream's", where=pack, got=got.shape, expected=want.shape)
         atol, rtol = next((a, r) for pattern, a, r in description["tolerance"] if fnmatchcase(name, pattern))
-        excess = np.abs(got - want) / (atol + rtol * np.abs(want))
-        if want.shape[:2] == mask.shape:
+        excess = np.nan_to_num(np.abs(got - want) / (atol + rtol * np.abs(want)), nan=np.inf)
+        mask = _mask(name, expected, description["compare_on"])
+        if mask is not None and want.shape[: mask.ndim] == mask.shape:
             excess = excess[mask]
         compared += 1
-        excess = np.nan_to_num(excess, nan=np.inf)
         if excess.max(initial=0.0) >= worst:
             worst, where = float(excess.max(initial=0.0)), name
+    if not compared:
+        raise UnknownNameError("expected tensor", tensors, expected, where=pack)
     return Measurement(worst, detail=f"worst of {compared} tensors: {where}")
 
 
-def _named(name: str, outputs: Mapping[str, object], captured: Mapping[Point, object], batch: Batch) -> np.ndarray:
-    """The adapter's array for one of a pack's names (see the packs' README)."""
-    kind, *rest = name.split(".")
-    if kind == "layer":
-        return host(captured[Point("lm", rest[1], int(rest[0]))])
-    if name == "final_norm.output":
-        return host(captured[Point("lm", "final_norm")])
-    if name == "final_norm.input":
-        return host(captured[max(point for point in captured if point.stack == "lm" and point.stream == "output")])
-    if name == "attention_allowed":
-        mask = host(batch.tokens["lm"].mask).astype(bool)
-        return (np.tril(np.ones((mask.shape[1],) * 2, bool)) & mask[:, None, None, :]).astype(float)
-    if name in outputs:
-        return host(outputs[name])
-    raise ContractError(f"the adapter has nothing that a pack calls {name!r}", expected=", ".join([*outputs, "layer.N.input", "layer.N.output", "final_norm.output"]))
+def _mask(name: str, expected: Mapping[str, object], compare_on: str) -> np.ndarray | None:
+    """The mask of valid positions that stands beside `name`: `rollout.0.X` has `rollout.0.<compare_on>`, if any."""
+    beside = [key for key in expected if key.endswith(compare_on) and name.startswith(key.removesuffix(compare_on))]
+    return host(expected[max(beside, key=len)]).astype(bool) if beside else None
 
 
 def _read(pack: Path) -> tuple[dict, dict, dict]:
+    """A pack's expected tensors, its inputs and its description. Raises MissingError, DamagedError."""
     from safetensors.torch import load_file
 
     if not (pack / "pack.json").is_file():
