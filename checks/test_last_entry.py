@@ -8,5 +8,5 @@ pytestmark = pytest.mark.question("last_entry")
 
 
 def test_last_entry_of_the_tuple_against_the_final_norm(case, measured, judge):
-    outcome = judge(measured(last_entry))
+    outcome = judge(measured(last_entry, **case.finding.params))
     assert outcome.holds, outcome.message

@@ -32,7 +32,7 @@ class Finding(BaseModel):
     source: str
     check: str = Field(description="the question it answers: test_<check>.py")
     subjects: list[str] = Field(default=["*"], description="patterns of model:scale; a leading ! removes")
-    scales: list[Scale] = ["mock", "real", "checkpoint"]
+    scales: list[Scale] = ["mock", "real", "full", "checkpoint"]
     needs: list[Trait] = Field(default=[], description="traits that a model card must declare")
     layers: list[int] = Field(default=[], description="one case for each")
     params: dict[str, Any] = {}
@@ -40,6 +40,8 @@ class Finding(BaseModel):
     compare: Literal["equal", "at_most", "at_least"] = "equal"
     atol: float = Field(default=0.0, ge=0)
     rtol: float = Field(default=0.0, ge=0)
+    half: float | None = Field(default=None, description="what is expected instead when weights are float16 or bfloat16")
+    dtypes: list[str] = Field(default=["float32", "bfloat16", "float16"], description="dtypes of weights that it can be asked of")
     unit: str = ""
     status: Literal["reproduced", "contradicted"] = "reproduced"
     claimed: Value | None = None
@@ -137,9 +139,14 @@ def cases(findings: Iterable[Finding], *, model: str | None = None) -> list[Case
     return found
 
 
-def judge(case: Case, measurement: Measurement) -> Outcome:
-    """The verdict on a measurement; its message is what a person reads when it does not hold."""
+def judge(case: Case, measurement: Measurement, *, dtype: str = "float32") -> Outcome:
+    """The verdict on a measurement; its message is what a person reads when it does not hold.
+
+    `dtype` is that of the model's weights: in half precision a finding's `half` stands for its `expected`.
+    """
     finding = case.finding
+    if dtype != "float32" and finding.half is not None:
+        finding = finding.model_copy(update={"expected": finding.half})
     holds = _holds(finding, measurement)
     verdict = finding.status if holds else "drifted"
     bounds = "" if measurement.low is None else f" [{_text(measurement.low)}, {_text(measurement.high)}]"

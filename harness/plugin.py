@@ -26,7 +26,7 @@ from harness.types import Measurement, Runtime
 MARKERS = {
     "mock": "tiny weights on the true code path; runs anywhere in seconds",
     "real": "trained weights that fit a CPU; needs the packages `harness doctor` names",
-    "gpu": "a published checkpoint on an accelerator; needs --checkpoint MODEL=DIRECTORY",
+    "gpu": "published sizes on an accelerator: random weights, or --checkpoint MODEL=DIRECTORY",
     "sim": "needs a simulator",
     "slow": "takes minutes",
     "question(name)": "the question that a module of checks answers; findings name it",
@@ -112,13 +112,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if (case := _case(item)) is None:
         return
     lacking = []
-    given = case.subject.endswith(":checkpoint") and case.subject.partition(":")[0] in checkpoints(item.config)
-    if not given and (command := subjects.missing(case.subject)):
+    if not _is_given(item.config, case.subject) and (command := subjects.missing(case.subject)):
         lacking.append(str(MissingError(f"{case.subject} has no weights here", next=command)))
     try:
         runtime(item.config, case.subject)
     except MissingError as error:
         lacking.append(str(error))
+    if (dtype := item.config.getoption("--dtype")) not in case.finding.dtypes:
+        lacking.append(f"asked of weights in {', '.join(case.finding.dtypes)} only, not of {dtype}")
     if lacking:
         pytest.skip("\n".join(lacking))
 
@@ -128,7 +129,7 @@ def judge(request: pytest.FixtureRequest, case: Case) -> Callable[[Measurement],
     """The verdict on a measurement of this item's case, recorded for the report."""
 
     def judged(measurement: Measurement) -> Outcome:
-        outcome = findings.judge(case, measurement)
+        outcome = findings.judge(case, measurement, dtype=request.config.getoption("--dtype"))
         request.node.user_properties.append(("outcome", outcome.as_dict()))
         return outcome
 
@@ -191,15 +192,26 @@ def checkpoints(config: pytest.Config) -> dict[str, Path]:
 
 
 def runtime(config: pytest.Config, subject: str) -> Runtime:
-    """How a subject runs in this session. Raises MissingError when its device is not there."""
+    """How a subject runs in this session: a checkpoint given by hand on the GPU if there is one.
+
+    Raises MissingError when the device it needs is not there.
+    """
     wanted = config.getoption("--device")
     device = wanted or ("cuda" if subjects.marker(subject) == "gpu" else "cpu")
     if device != "cpu":
         import torch
 
         if not torch.cuda.is_available():
-            raise MissingError("no CUDA device was found", next="run on a machine with a GPU, or add --device cpu")
+            if wanted or not _is_given(config, subject):
+                raise MissingError("no CUDA device was found", next="run on a machine with a GPU, or add --device cpu")
+            device = "cpu"
     return Runtime(device, config.getoption("--dtype"), config.getoption("--attention"))
+
+
+def _is_given(config: pytest.Config, subject: str) -> bool:
+    """Whether `--checkpoint` provides this subject."""
+    model, _, scale = subject.partition(":")
+    return scale == "checkpoint" and model in checkpoints(config)
 
 
 def report_folder(config: pytest.Config) -> Path | None:

@@ -128,7 +128,9 @@ class OpenVLA(TransformerAdapter):
         return Action(tuple(found), self.decode(found, unnorm_key))
 
     def act(self, samples: Sequence[Sample]) -> np.ndarray:
-        key = self.subject.options.get("unnorm_key")
+        """In the units of option `unnorm_key`'s dataset, else of the first by name that the checkpoint knows."""
+        known = sorted(self.model.config.norm_stats)
+        key = self.subject.options.get("unnorm_key", known[0] if known else None)
         return np.stack([self.predict(self.encode([sample]), key).values for sample in samples])
 
     def decode(self, token_ids: Sequence[int], unnorm_key: str | None = None) -> np.ndarray:

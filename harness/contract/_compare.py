@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from harness.types import Array
+from harness.adapters import Adapter
+from harness.extract import pooled
+from harness.types import Array, Point, Sample
 
-__all__ = ["host", "relative_difference"]
+__all__ = ["host", "relative_difference", "worst_row_difference"]
 
 
 def host(x: Array) -> np.ndarray:
@@ -21,3 +25,12 @@ def relative_difference(x: Array, y: Array) -> float:
         return float("inf")
     difference = float(np.abs(left - right).max(initial=0.0))
     return difference / scale if (scale := float(np.abs(right).max(initial=0.0))) else difference
+
+
+def worst_row_difference(adapter: Adapter, reference: Adapter, samples: Sequence[Sample]) -> tuple[float, Point]:
+    """Largest `relative_difference` of mean-pooled rows over the last point of every stack, and that point."""
+    points = list({point.stack: point for point in reference.clauses}.values())
+    rows, wanted = (pooled(one, samples, points) for one in (adapter, reference))
+    found = {point: relative_difference(rows[point], wanted[point]) for point in points}
+    worst = max(found, key=found.__getitem__)
+    return found[worst], worst

@@ -9,8 +9,7 @@ from harness.types import Measurement, Point, Recording
 __all__ = ["last_entry"]
 
 
-def last_entry(adapter: Adapter, recording: Recording) -> Measurement:
-    """Relative difference between `hidden_states[-1]` and the final-norm point of the first stack; 0 when it is post-norm."""
-    stack = adapter.stacks()[0]
+def last_entry(adapter: Adapter, recording: Recording, *, stack: str) -> Measurement:
+    """Relative difference between `hidden_states[-1]` and the final-norm point of a stack; 0 when it is post-norm."""
     last = adapter.framework_tuple(recording.batch, stack)[-1]
     return Measurement(relative_difference(last, recording.values[Point(stack, "final_norm")]), detail=f"stack {stack}")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.adapters import Adapter
 from harness.errors import UnknownNameError
-from harness.types import Measurement, Recording
+from harness.types import Measurement, Recording, Sample
 
 __all__ = ["non_interference"]
 
-ASPECTS = ("outputs", "hooks", "training", "gradients", "parameters", "random", "modes")
+ASPECTS = ("outputs", "actions", "hooks", "training", "gradients", "parameters", "random", "modes")
 
 
-def non_interference(adapter: Adapter, recording: Recording, *, aspect: str) -> Measurement:
+def non_interference(adapter: Adapter, recording: Recording, samples: Sequence[Sample], *, aspect: str) -> Measurement:
     """How many things of one aspect a capture of every point changed: 0 when it left no trace.
 
-    `outputs` compares the model's outputs bitwise with those of the bare forward; the other aspects compare the adapter's
-    own account of its state before and after a capture of every point.
+    `outputs` compares the model's outputs bitwise with those of the bare forward, `actions` the predicted actions before
+    and after; the other aspects compare the adapter's own account of its state before and after a capture of every point.
     """
     if aspect not in ASPECTS:
         raise UnknownNameError("aspect", aspect, ASPECTS)
@@ -23,6 +25,10 @@ def non_interference(adapter: Adapter, recording: Recording, *, aspect: str) -> 
         bare, watched = adapter.forward(recording.batch), adapter.forward(recording.batch, adapter.clauses)
         changed = [name for name, value in bare.items() if not _same(value, watched[name])]
         return Measurement(len(changed), detail=f"of {len(bare)} outputs: {', '.join(changed) or 'none changed'}")
+    if aspect == "actions":
+        before = adapter.act(samples)
+        adapter.record(samples)
+        return Measurement(int((before != adapter.act(samples)).sum()), detail=f"of {before.size} numbers in {len(before)} predicted actions")
     before, after = recording.before[aspect], recording.after[aspect]
     if aspect == "training":  # an earlier capture may have left it on, so evaluation mode is the state to compare with
         before = [False] * len(after)

@@ -1,0 +1,20 @@
+"""How far do features move when the weights are rounded to half precision?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness import subjects
+from harness.adapters import Adapter
+from harness.contract._compare import worst_row_difference
+from harness.types import Measurement, Sample
+
+__all__ = ["precision"]
+
+
+def precision(adapter: Adapter, samples: Sequence[Sample], *, dtype: str = "bfloat16") -> Measurement:
+    """Largest relative difference of mean rows, over the last point of every stack, between `dtype` and float32 weights."""
+    rounded, whole = (subjects.load(adapter.subject, replace(adapter.runtime, dtype=name)) for name in (dtype, "float32"))
+    difference, point = worst_row_difference(rounded, whole, samples)
+    return Measurement(difference, detail=f"{dtype} against float32, worst at {point}")
