@@ -10,7 +10,10 @@ running sum from an empty start has an exact peak that does not depend on the ma
 is low, so the target applies to `own`: the peak of the reductions run alone over kept tokens (transient buffers and
 rows), an upper bound of `extra`. Both are percentages of every captured point kept as float32.
 
-The transformers tuple and nnsight leave hooks or wrappers behind; each has its own modules over the same parameters.
+On a GPU the clock stops after synchronisation, and peaks are those of the CUDA allocator.
+
+The transformers tuple and nnsight leave hooks or wrappers behind; each has its own modules over the same parameters. They
+are measured on text-only subjects; a Vision-Language-Action model is compared with its own bare forward.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import subjects
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError
 from harness.extract import keeper
-from harness.types import Batch, Point, Runtime, TokenMap
+from harness.types import Batch, Point, Runtime, Sample, TokenMap
 
 if TYPE_CHECKING:
     from nnsight import NNsight
@@ -47,7 +50,7 @@ __all__ = ["main"]
 
 BARE, POOLED, TOKENS = "bare forward", "ours, mean-pooled", "ours, every token"
 TUPLE, TUPLE_POOLED, NNSIGHT = "output_hidden_states", "the same, mean-pooled", "nnsight, mean-pooled"
-MAX_RATIO, MAX_SHARE, MAX_DIFFERENCE = 1.03, 0.05, 1e-4
+MAX_RATIO, MAX_SHARE, MAX_DIFFERENCE = {"cpu": 1.03, "cuda": 1.02}, 0.05, {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.05}
 Method = Callable[[], object]
 
 
@@ -68,6 +71,8 @@ class Result:
     """All that one run measured; the ratio of the pooled capture and `own_share` carry the targets."""
 
     subject: str
+    device: str
+    dtype: str
     shape: tuple[int, int, int]
     points: int
     rounds: int
@@ -82,53 +87,62 @@ class Result:
         """The targets that this run misses, each as a sentence."""
         ratio = next(row.ratio for row in self.rows if row.method == POOLED)
         targets = {
-            f"time ratio {ratio:.3f}, at most {MAX_RATIO}": ratio <= MAX_RATIO,
+            f"time ratio {ratio:.3f}, at most {MAX_RATIO[self.device.partition(':')[0]]}": ratio <= MAX_RATIO[self.device.partition(":")[0]],
             f"own peak memory {self.own_share:.2%}, under {MAX_SHARE:.0%}": self.own_share < MAX_SHARE,
-            f"methods differ by {self.difference:.1e}, under {MAX_DIFFERENCE}": self.difference < MAX_DIFFERENCE,
+            f"methods differ by {self.difference:.1e}, under {MAX_DIFFERENCE[self.dtype]}": self.difference < MAX_DIFFERENCE[self.dtype],
             f"{self.hooks_left} hooks left on the model, none allowed": self.hooks_left == 0,
         }
         return [target for target, met in targets.items() if not met]
 
 
-def measure(subject_id: str, *, rows: int, tokens: int, rounds: int, nnsight: bool) -> Result:
-    """Times and peaks of every method on one random batch (rows, tokens) without padding. Raises HarnessError."""
-    adapter = subjects.load(subjects.resolve(subject_id), Runtime())
+def measure(subject_id: str, runtime: Runtime, *, rows: int, tokens: int, rounds: int, nnsight: bool) -> Result:
+    """Times and peaks of every method on one batch of `rows` samples without padding. Raises HarnessError."""
+    adapter = subjects.load(subjects.resolve(subject_id), runtime)
     points = [point for point in adapter.clauses if point.stream in ("output", "final_norm")]
-    batch = random_batch(adapter, rows, tokens)
-    methods = build_methods(adapter, batch, points, nnsight=nnsight)
+    batch = synthetic_batch(adapter, rows, tokens)
+    rivals = adapter.inputs_used == ("instruction",)
+    methods = build_methods(adapter, batch, points, rivals=rivals, nnsight=nnsight and rivals)
     results = {name: run() for name, run in methods.items()}
-    difference = worst_difference(adapter, points, results)
+    difference = worst_difference(adapter, batch, points, results)
     kept = results[TOKENS]
-    own = peak_bytes(lambda: list(map(keeper(batch, points, "mean", adapter.runtime.device), kept, kept.values())))
+    own = peak_bytes(lambda: list(map(keeper(batch, points, "mean", runtime.device), kept, kept.values())), runtime.device)
     keep_all, shape = sum(4 * value.numel() for value in kept.values()), tuple(kept[points[-1]].shape)
     del results, kept
-    peaks, seconds = {name: peak_bytes(run) for name, run in methods.items()}, timed(methods, rounds)
+    peaks, seconds = {name: peak_bytes(run, runtime.device) for name, run in methods.items()}, timed(methods, rounds, runtime.device)
     table, hooks = tuple(summary(name, seconds, peaks, keep_all) for name in methods), adapter.state()["hooks"]
-    return Result(subject_id, shape, len(points), rounds, machine(nnsight=nnsight), table, keep_all, own / keep_all, difference, hooks)
+    return Result(
+        subject_id, runtime.device, runtime.dtype, shape, len(points), rounds, machine(runtime, nnsight=nnsight), table, keep_all, own / keep_all, difference, hooks
+    )
 
 
-def random_batch(adapter: TransformerAdapter, rows: int, tokens: int, *, seed: int = 0) -> Batch:
-    """Random token ids, all valid. Raises UsageError for a subject that reads more than text."""
+def synthetic_batch(adapter: TransformerAdapter, rows: int, tokens: int, *, seed: int = 0) -> Batch:
+    """Random token ids, all valid, for a text-only subject; else noise pictures and one instruction of `tokens` words."""
+    rng = np.random.default_rng(seed)
+    if adapter.inputs_used != ("instruction",):
+        words = " ".join(rng.choice(["move", "the", "red", "cup", "left"], tokens))
+        pictures = lambda: {name: rng.integers(0, 256, (224, 224, 3), np.uint8) for name in adapter.cameras}  # noqa: E731
+        return adapter.encode([Sample(str(row), words, pictures(), rng.normal(size=7).astype(np.float32)) for row in range(rows)])
     import torch
 
-    if (used := adapter.inputs_used) != ("instruction",):
-        raise UsageError("this benchmark feeds token ids", where=adapter.subject.id, got=used, expected="a text-only subject")
-    ids = torch.randint(adapter.model.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(seed))
-    mask = torch.ones(rows, tokens, dtype=torch.bool)
-    inputs = {"input_ids": ids, "attention_mask": mask.long()}
-    return Batch(tuple(map(str, range(rows))), inputs, {"lm": TokenMap(mask, {"text": mask, "padding": ~mask})})
+    ids = torch.randint(adapter.model.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(seed)).to(adapter.runtime.device)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    return Batch(tuple(map(str, range(rows))), {"input_ids": ids, "attention_mask": mask.long()}, {"lm": TokenMap(mask, {"text": mask, "padding": ~mask})})
 
 
-def build_methods(adapter: TransformerAdapter, batch: Batch, points: Sequence[Point], *, nnsight: bool) -> dict[str, Method]:
-    """Every method by name, the bare forward first."""
-    with_hooks, mask = twin(adapter.model), batch.tokens["lm"].mask
+def build_methods(adapter: TransformerAdapter, batch: Batch, points: Sequence[Point], *, rivals: bool, nnsight: bool) -> dict[str, Method]:
+    """Every method by name, the bare forward first; `rivals` adds the transformers tuple.
+
+    A capture stops after its last point, so the bare forward of a model with heads behind it (logits, actions) stops there too.
+    """
     methods: dict[str, Method] = {
-        BARE: lambda: adapter.forward(batch),
+        BARE: (lambda: adapter.forward(batch)) if rivals else (lambda: adapter.capture(batch, points[-1:], lambda point, value: value[:, :0])),
         POOLED: lambda: adapter.capture(batch, points, keeper(batch, points, "mean", adapter.runtime.device)),
         TOKENS: lambda: adapter.capture(batch, points),
-        TUPLE: lambda: hidden_states(with_hooks, batch),
-        TUPLE_POOLED: lambda: [masked_mean(state, mask) for state in hidden_states(with_hooks, batch)],
     }
+    if rivals:
+        with_hooks, mask = twin(adapter.model), batch.tokens["lm"].mask
+        methods[TUPLE] = lambda: hidden_states(with_hooks, batch)
+        methods[TUPLE_POOLED] = lambda: [masked_mean(state, mask) for state in hidden_states(with_hooks, batch)]
     if nnsight:
         from nnsight import NNsight
 
@@ -161,19 +175,29 @@ def trace(traced: NNsight, modules: Sequence[str], batch: Batch) -> list[Tensor]
     return rows
 
 
-def worst_difference(adapter: TransformerAdapter, points: Sequence[Point], results: Mapping[str, object]) -> float:
+def worst_difference(adapter: TransformerAdapter, batch: Batch, points: Sequence[Point], results: Mapping[str, object]) -> float:
     """Largest difference of any method's rows from ours of the same point, relative to the point's largest value."""
     ours, index = results[POOLED], {point: adapter.clauses[point].hidden_states_index for point in points}
-    pairs = [(ours[point], results[TUPLE_POOLED][index[point]]) for point in points if index[point] is not None]
+    pairs = [(ours[point], masked_mean(results[TOKENS][point], batch.tokens[point.stack].mask)) for point in points]
+    if TUPLE_POOLED in results:
+        pairs += [(ours[point], results[TUPLE_POOLED][index[point]]) for point in points if index[point] is not None]
     pairs += [(ours[point], row) for point, row in zip(points, results.get(NNSIGHT, ()))]
     return max(float((row - other).abs().max() / row.abs().max()) for row, other in pairs)
 
 
-def peak_bytes(run: Method) -> int:
+def peak_bytes(run: Method, device: str) -> int:
     """Highest sum of live bytes that torch allocated since the start of `run`, its result included."""
+    import torch
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        kept = run()
+        del kept
+        return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         kept = run()
     del kept
@@ -181,14 +205,19 @@ def peak_bytes(run: Method) -> int:
     return int(np.cumsum([0, *(change for _, change in changes)]).max())
 
 
-def timed(methods: Mapping[str, Method], rounds: int) -> dict[str, list[float]]:
+def timed(methods: Mapping[str, Method], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of every method in every round; the order rotates, and garbage is collected outside the clock."""
+    import torch
+
+    finish = (lambda: torch.cuda.synchronize(device)) if device != "cpu" else (lambda: None)
     names, seconds = list(methods), {name: [] for name in methods}
     for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             gc.collect()
+            finish()
             start = time.perf_counter()
             kept = methods[name]()
+            finish()
             seconds[name].append(time.perf_counter() - start)
             del kept
     return {name: every[1:] for name, every in seconds.items()}  # the first round warms up
@@ -199,12 +228,12 @@ def summary(name: str, seconds: Mapping[str, list[float]], peaks: Mapping[str, i
     return Row(name, 1e3 * float(np.median(seconds[name])), ratio, (low, high), extra, extra / keep_all)
 
 
-def machine(*, nnsight: bool) -> dict[str, str | int]:
-    """Cores, torch's default threads and the versions that the figures depend on."""
+def machine(runtime: Runtime, *, nnsight: bool) -> dict[str, str | int]:
+    """Device, cores, torch's default threads and the versions that the figures depend on."""
     import torch
 
     names = ("torch", "transformers", "nnsight")[: 3 if nnsight else 2]
-    return {"cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), **{name: metadata.version(name) for name in names}}
+    return {"device": runtime.device_class, "dtype": runtime.dtype, "cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), **{name: metadata.version(name) for name in names}}
 
 
 def show(result: Result, console: Console) -> None:
@@ -220,10 +249,14 @@ def show(result: Result, console: Console) -> None:
 
 
 def main(
-    subject: Annotated[str, typer.Option(help="A text-only subject, model:scale.")] = "smollm2:real",
+    family: Annotated[str, typer.Option(help="A model, such as smollm2 or openvla.")] = "smollm2",
+    size: Annotated[str, typer.Option(help="Its scale: real, mock, or full (published size, random weights).")] = "real",
     rows: Annotated[int, typer.Option(min=1, help="Samples in the batch.")] = 16,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of every sample.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of every sample; words, where there are pictures too.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; every method runs once in each.")] = 15,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one, for size full.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Default: float32 on a CPU, bfloat16 on a GPU.")] = None,
+    attention: Annotated[str, typer.Option(help="eager or sdpa.")] = "eager",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 when a target is missed.")] = False,
 ) -> None:
@@ -232,8 +265,13 @@ def main(
     console, nnsight = Console(), find_spec("nnsight") is not None
     if not nnsight:
         console.print("nnsight left out: not installed; pip install nnsight==0.8.1")
+    if device is None:
+        import torch
+
+        device = "cuda" if size == "full" and torch.cuda.is_available() else "cpu"
+    runtime = Runtime(device, dtype or ("float32" if device == "cpu" else "bfloat16"), attention)
     try:
-        result = measure(subject, rows=rows, tokens=tokens, rounds=rounds, nnsight=nnsight)
+        result = measure(f"{family}:{size}", runtime, rows=rows, tokens=tokens, rounds=rounds, nnsight=nnsight)
     except HarnessError as error:
         console.print(str(error))
         raise typer.Exit(2) from error

@@ -99,13 +99,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    unasked = [item for item in items if item.get_closest_marker("question") and hasattr(item, "callspec") and _case(item) is None]
-    if unasked:  # questions that no finding asks of the chosen model
+    unasked = [item for item in items if item.get_closest_marker("question") and hasattr(item, "callspec") and not _is_asked(item)]
+    if unasked:  # questions that no finding asks of the chosen model, and random weights beside a given checkpoint
         config.hook.pytest_deselected(items=unasked)
         items[:] = [item for item in items if item not in unasked]
     for item in items:
         if (case := _case(item)) is not None:
             item.user_properties.append(("case", {"finding": case.finding.id, "subject": case.subject, "layer": case.layer}))
+    # a model that fills an accelerator is loaded once: all of its items run together, after the others
+    items.sort(key=lambda item: _case(item).subject if _case(item) is not None and item.get_closest_marker("gpu") else "")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -224,6 +226,13 @@ def _case(item: pytest.Item) -> Case | None:
     callspec = getattr(item, "callspec", None)
     case = callspec.params.get("case") if callspec is not None else None
     return case if isinstance(case, Case) else None
+
+
+def _is_asked(item: pytest.Item) -> bool:
+    if (case := _case(item)) is None:
+        return False
+    model, _, scale = case.subject.partition(":")
+    return scale != "full" or model not in checkpoints(item.config)
 
 
 def _is_controller(config: pytest.Config) -> bool:

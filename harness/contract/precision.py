@@ -14,7 +14,6 @@ __all__ = ["precision"]
 
 
 def precision(adapter: Adapter, samples: Sequence[Sample], *, dtype: str = "bfloat16") -> Measurement:
-    """Largest relative difference of mean rows, over the last point of every stack, between `dtype` and float32 weights."""
-    rounded, whole = (subjects.load(adapter.subject, replace(adapter.runtime, dtype=name)) for name in (dtype, "float32"))
-    difference, point = worst_row_difference(rounded, whole, samples)
-    return Measurement(difference, detail=f"{dtype} against float32, worst at {point}")
+    """Largest relative difference of mean rows, over the last point of every stack, between `dtype` and the adapter's own dtype."""
+    difference, point = worst_row_difference(subjects.load(adapter.subject, replace(adapter.runtime, dtype=dtype)), adapter, samples)
+    return Measurement(difference, detail=f"{dtype} against {adapter.runtime.dtype}, worst at {point}")
