@@ -1,14 +1,17 @@
-"""The `harness` command: parse, call one library function, write. Exit 0 holds, 1 a finding fails, 2 usage."""
+"""The `harness` command: parse, call one library function, write. Exit 0 holds, 1 it does not, 2 usage."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.errors import HarnessError, MissingError
+from harness.types import Progress
 
 __all__ = ["main"]
 
@@ -131,6 +134,45 @@ def report(
         raise typer.Exit(1)
 
 
+@app.command()
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint directory, or a folder of the hub's cache")],
+    other: Annotated[Path | None, typer.Argument(help="a second one to compare with")] = None,
+    family: Annotated[str | None, typer.Option(help="compare with this family instead of the one that recognises config.json")] = None,
+    digest: Annotated[bool, typer.Option("--digest", help="read all bytes: content digest, and sha256 against the published ones")] = False,
+    json: JsonOption = False,
+) -> None:
+    """What a checkpoint holds, by its headers alone; exit 1 when its keys do not fit its family or differ from OTHER's."""
+    from harness import inspection, subjects
+
+    with _progress() as report:
+        options = {"family": family, "digest": digest, "memory": subjects.home() / "digests.json", "progress": report}
+        first, second = (path and inspection.inspect(path, **options) for path in (checkpoint, other))
+    difference = inspection.compare(first, second) if second else None
+    found = {"checkpoint": first, "other": second, "difference": difference}
+    if json:
+        _print_json({name: inspection.as_json(part) for name, part in found.items()})
+    for title, header, rows in [] if json else (table for part in found.values() if part for table in inspection.tables(part)):
+        typer.echo(f"\n{title}")
+        _show(header, rows, False)
+    if not all(part.holds for part in found.values() if part):
+        raise typer.Exit(1)
+
+
+@app.command()
+def download(
+    repo: Annotated[str, typer.Argument(help="ORGANISATION/NAME on the hub, or the name of a model card")],
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit")] = None,
+    to: Annotated[Path | None, typer.Option(help="folder to make (default: the hub's own cache)")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="pattern of files to fetch, such as *.json; repeatable (default: all)")] = None,
+) -> None:
+    """Fetch a published checkpoint and verify it; goes on where an earlier download stopped."""
+    from harness.download import download as run
+
+    with _progress() as report:
+        typer.echo(run(repo, revision=revision, to=to, include=include or (), progress=report))
+
+
 @store_app.command("list")
 def store_list(store: StoreOption = None, json: JsonOption = False) -> None:
     """Every feature set in the store, oldest first."""
@@ -183,11 +225,36 @@ def _choice(option: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
-def _show(header: list[str], rows: list[list[str]], as_json: bool) -> None:
-    if as_json:
-        import json
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on the error stream that appears with the first report."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
 
-        typer.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1, ensure_ascii=False))
+    bar = Bar(console=Console(stderr=True), transient=True)
+
+    def report(done: int, total: int, label: str) -> None:
+        if not bar.tasks:
+            bar.add_task("")
+            bar.start()
+        bar.update(bar.task_ids[0], description=label, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bar.tasks:
+            bar.stop()
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _show(header: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:
+    if as_json:
+        _print_json([dict(zip(header, row, strict=True)) for row in rows])
         return
     from rich.console import Console
     from rich.table import Table

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from harness import cli, faults, findings, subjects
 from harness.report import build, files
 from harness.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "fixtures/data/openvla_tiny/checkpoint"
 COMMAND = Path(sys.executable).parent / "harness"
 POST_NORM = "contract.post_norm.recomputed"
 
@@ -59,7 +63,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_the_installed_command_lists_its_commands(tmp_path: Path) -> None:
     found = run(tmp_path, "--help")
     assert found.returncode == 0
-    assert all(f"\n  {name} " in found.stdout for name in ("doctor", "findings", "faults", "extract", "report", "store"))
+    assert all(f"\n  {name} " in found.stdout for name in ("doctor", "findings", "faults", "extract", "report", "inspect", "download", "store"))
     assert not any(tmp_path.iterdir())
 
 
@@ -73,7 +77,7 @@ def test_the_installed_command_refuses_in_words_and_not_in_a_traceback(tmp_path:
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
-@pytest.mark.parametrize("command", [[], ["doctor"], ["findings"], ["faults"], ["extract"], ["report"], ["store"], ["store", "verify"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[], ["doctor"], ["findings"], ["faults"], ["extract"], ["report"], ["inspect"], ["download"], ["store"], ["store", "verify"]], ids=" ".join)
 def test_every_command_explains_itself(call, command: list[str], word: str) -> None:
     found = call(*command, word)
     assert found.code == 0
@@ -171,6 +175,75 @@ def test_a_malformed_command_line_is_exit_code_two(call, arguments: list[str]) -
     found = call(*arguments)
     assert found.code == 2
     assert "Error: " in found.err
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TINY, tmp_path / "tiny"))
+
+
+def test_a_checkpoint_that_fits_its_family_is_exit_code_zero(call, tiny: Path) -> None:
+    found = call("inspect", tiny)
+    assert found.code == 0
+    assert found.err.strip() == ""
+    words = found.out.split()
+    assert all(word in words for word in ("openvla", "safetensors", "vision", "projector", "language", "300,002", "float32"))
+    assert len(found.out.splitlines()) < 50
+    parsed = json.loads(call("inspect", tiny, "--json").out)
+    assert (parsed["checkpoint"]["fits"], parsed["other"], parsed["difference"]) == (True, None, None)
+
+
+def test_a_checkpoint_with_other_keys_is_exit_code_one_and_the_difference_is_shown(call, tiny: Path, tmp_path: Path) -> None:
+    state = load_file(TINY / "model.safetensors")
+    state["projector.fc9.weight"] = state.pop("projector.fc1.weight")
+    save_file(state, tiny / "model.safetensors")
+    found = call("inspect", tiny)
+    assert found.code == 1
+    assert "missing: 1" in found.out
+    assert "unexpected: 1" in found.out
+    both = call("inspect", TINY, tiny)
+    assert both.code == 1
+    assert "only in the second: 1" in both.out
+    assert call("inspect", TINY, TINY, "--digest").code == 0
+    parsed = json.loads(call("inspect", TINY, tiny, "--json").out)
+    assert (parsed["checkpoint"]["fits"], parsed["other"]["fits"], parsed["difference"]["only_first"]) == (True, False, ["projector.fc1.weight"])
+
+
+def test_checkpoints_of_one_family_that_differ_in_dtype_are_exit_code_one(call, tiny: Path) -> None:
+    save_file({name: tensor.astype("float16") for name, tensor in load_file(TINY / "model.safetensors").items()}, tiny / "model.safetensors")
+    assert call("inspect", tiny).code == 0
+    assert call("inspect", TINY, tiny).code == 1
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["TINY", "--family", "openvlaa"], ["CUT"]], ids=" ".join)
+def test_a_checkpoint_that_cannot_be_inspected_is_exit_code_two(call, tiny: Path, tmp_path: Path, arguments: list[str]) -> None:
+    path = tiny / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    places = {"TINY": TINY, "CUT": tiny, "nowhere": tmp_path / "nowhere"}
+    found = call("inspect", *(places.get(word, word) for word in arguments))
+    assert found.code == 2
+    assert found.err.startswith("error: ")
+    assert found.out == ""
+
+
+def test_a_download_prints_its_folder_and_passes_every_option(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def fetch(repo: str, *, revision: str | None, to: Path | None, include: object, progress: object) -> Path:
+        asked.append((repo, revision, to, include))
+        return tmp_path / "here"
+
+    monkeypatch.setattr("harness.download.download", fetch)
+    found = call("download", "org/tiny", "--revision", "v1", "--to", tmp_path / "here", "--include", "*.json", "--include", "*.pt")
+    assert (found.code, found.out) == (0, f"{tmp_path / 'here'}\n")
+    assert call("download", "openvla").code == 0
+    assert asked == [("org/tiny", "v1", tmp_path / "here", ["*.json", "*.pt"]), ("openvla", None, None, ())]
+
+
+def test_help_is_there_within_a_second(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert run(tmp_path, "--help").returncode == 0
+    assert time.monotonic() - started < 1
 
 
 @pytest.fixture

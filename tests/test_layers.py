@@ -15,7 +15,7 @@ LAYERS = [
     {"registry", "cards", "checkpoints", "pooling"},
     {"sources", "converters", "metrics", "datasets", "adapters"},
     {"store", "snapshot", "readers", "subjects"},
-    {"extract", "memo"},
+    {"extract", "memo", "inspection", "download"},
     {"findings", "faults", "contract"},
     {"doctor", "recorder", "report"},
     {"plugin", "cli"},

@@ -18,9 +18,10 @@ from harness.adapters._prismatic import Prismatic, PrismaticConfig
 from harness.adapters._weights import published_tensors, random_state, read_json, refuse
 from harness.errors import ContractError
 
-__all__ = ["IGNORED", "build_random", "load", "load_config", "load_preprocessor", "published_to_native"]
+__all__ = ["IGNORED", "PARTS", "build_random", "load", "load_config", "load_preprocessor", "published_shapes", "published_to_native"]
 
 IGNORED = r"vision_backbone\.(fused_)?featurizer\.attn_pool\."
+PARTS = {"vision": r"vision_backbone\.", "projector": r"projector\.", "language": r"language_model\."}
 # Native name -> timm name, in order, for the part after `vision.featurizer.model.`; transformers' two ViTs differ in spelling.
 _TIMM = [
     (r"^embeddings\.(cls_token)$", r"\1"),
@@ -60,13 +61,33 @@ def _native_tensor(native: str, stored: Tensor) -> Tensor:
     return stored
 
 
+def _published_shape(native: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The stored shape of a native tensor: timm keeps q, k and v in one, and positions in a batch of one, for patches only."""
+    if native.startswith("vision.") and re.search(r"\.(?:attention|self_attn)\.[qkv]_proj\.", native):
+        return (3 * shape[0], *shape[1:])
+    if native.endswith("embeddings.position_embeddings"):
+        return (1, shape[1] - 1, shape[2])
+    return (1, *shape) if native.endswith("embeddings.position_embedding.weight") else shape
+
+
+def _native_shapes(config: PrismaticConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        module = Prismatic(config, attention="eager", dtype=torch.float32)
+    return {name: tuple(x.shape) for name, x in module.state_dict().items()}
+
+
+def published_shapes(config: PrismaticConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a published checkpoint of this configuration must hold."""
+    native = _native_shapes(config)
+    return {name: _published_shape(own, shape) for own, shape in native.items() if (name := _published_name(own)) is not None}
+
+
 def published_to_native(state: Mapping[str, Tensor], config: PrismaticConfig, where: object = None) -> dict[str, Tensor]:
     """`state` under the names and in the layout of `Prismatic.state_dict()`; SigLIP's unused pooling head is dropped.
 
     Raises: DamagedError naming the first ten tensors that are missing, unexpected or of another shape, and their count.
     """
-    with torch.device("meta"):
-        shapes = {name: x.shape for name, x in Prismatic(config, attention="eager", dtype=torch.float32).state_dict().items()}
+    shapes = _native_shapes(config)
     names = {native: _published_name(native) for native in shapes}
     wanted = {name for name in names.values() if name is not None}
     given = {name for name in state if not re.match(IGNORED, name)}

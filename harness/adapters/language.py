@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple, final
 
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from harness.adapters._base import Anatomy
+from harness.adapters._published import auto_anatomy
 from harness.adapters._transformer import TransformerAdapter, auto_model, right_padded, stack_clauses
 from harness.adapters._words import word_ids
 from harness.errors import MissingError, UnknownNameError
@@ -39,6 +42,10 @@ class Language(TransformerAdapter):
     @classmethod
     def recognises(cls, config: Mapping[str, object]) -> bool:
         return config.get("model_type") in LAYOUTS
+
+    @classmethod
+    def anatomy(cls, directory: Path) -> Anatomy:
+        return auto_anatomy(directory, {"language": ""})
 
     @classmethod
     def load(cls, subject: Subject, runtime: Runtime) -> Language:

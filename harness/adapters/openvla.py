@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from harness.adapters._base import Anatomy
 from harness.adapters._prismatic import Prismatic, PrismaticConfig, attention_allowed
 from harness.adapters._prismatic_actions import action_statistics, decode_actions
 from harness.adapters._prismatic_image import default_preprocessor, preprocess
-from harness.adapters._prismatic_weights import build_random, load, load_preprocessor, published_to_native
+from harness.adapters._prismatic_weights import IGNORED, PARTS, build_random, load, load_config, load_preprocessor
+from harness.adapters._prismatic_weights import published_shapes, published_to_native
 from harness.adapters._transformer import TransformerAdapter, read_safetensors, right_padded, stack_clauses
 from harness.adapters._words import word_ids
 from harness.errors import MissingError, UnknownNameError, UsageError
@@ -57,6 +60,10 @@ class OpenVLA(TransformerAdapter):
     @classmethod
     def recognises(cls, config: Mapping[str, object]) -> bool:
         return config.get("model_type") in ("openvla", "prismatic")
+
+    @classmethod
+    def anatomy(cls, directory: Path) -> Anatomy:
+        return Anatomy(published_shapes(load_config(directory)), PARTS, IGNORED)
 
     @classmethod
     def load(cls, subject: Subject, runtime: Runtime) -> OpenVLA:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.adapters._base import Anatomy
+from harness.adapters._published import auto_anatomy
 from harness.adapters._transformer import TransformerAdapter, auto_model, stack_clauses
 from harness.errors import UnknownNameError, UsageError
 from harness.types import Batch, Runtime, Sample, Subject, TokenMap
@@ -32,6 +35,10 @@ class Vision(TransformerAdapter):
     @classmethod
     def recognises(cls, config: Mapping[str, object]) -> bool:
         return config.get("model_type") in ARCHITECTURES
+
+    @classmethod
+    def anatomy(cls, directory: Path) -> Anatomy:
+        return auto_anatomy(directory, {"vision": ""})
 
     @classmethod
     def load(cls, subject: Subject, runtime: Runtime) -> Vision:

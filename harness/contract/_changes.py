@@ -56,6 +56,6 @@ CHANGES: Mapping[str, Change] = {
     "cameras listed backwards": _cameras(_reversed, list),
     "cameras swapped": _cameras(list, _reversed),
     "other instruction": _rotated("instruction"),
-    "other state": lambda samples, rng: [replace(sample, state=rng.normal(size=np.shape(sample.state) or (7,)).astype(np.float32)) for sample in samples],
+    "other state": _rotated("state"),
 }
 FIELDS = {"images": "noise image", "instruction": "other instruction", "state": "other state"}  # a change for each sample field

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.faults import Patch
 
 __all__ = ["bins_off_by_one"]
 
 
 def bins_off_by_one(patch: Patch) -> None:
-    from harness.adapters import openvla
+    from harness.adapters.openvla import OpenVLA
+    from harness.adapters.spatialvla import SpatialVLA
 
-    original = openvla.decode_actions
-    patch(openvla, "decode_actions", lambda ids, *options: original([token - 1 for token in ids], *options))
+    for family in (OpenVLA, SpatialVLA):
+
+        def decode(self: object, token_ids: Sequence[int], unnorm_key: str | None = None, *, original=family.decode) -> object:  # noqa: ANN001
+            return original(self, [token - 1 for token in token_ids], unnorm_key)
+
+        patch(family, "decode", decode)

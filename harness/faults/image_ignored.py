@@ -1,16 +1,20 @@
-"""The picture never reaches the model: pixel values are zero."""
+"""The picture never reaches the model: every one it is given is black."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from harness.adapters import Adapter
 from harness.faults import Patch
-from harness.faults._seams import change_encoding
-from harness.types import Batch
+from harness.types import Sample
 
 __all__ = ["image_ignored"]
 
 
 def image_ignored(patch: Patch) -> None:
-    def change(batch: Batch) -> Batch:
-        return batch.with_inputs(pixel_values=batch.inputs["pixel_values"] * 0) if "pixel_values" in batch.inputs else batch
+    original = Adapter.pictures
 
-    change_encoding(patch, change)
+    def pictures(self: Adapter, sample: Sample) -> list[np.ndarray]:
+        return [np.zeros_like(picture) for picture in original(self, sample)]
+
+    patch(Adapter, "pictures", pictures)

@@ -8,9 +8,8 @@ from harness.types import Batch
 
 __all__ = ["normalised_twice"]
 
+PIXELS = ("pixel_values", "vision_x", "vision_gripper")
+
 
 def normalised_twice(patch: Patch) -> None:
-    def change(batch: Batch) -> Batch:
-        return batch.with_inputs(pixel_values=(batch.inputs["pixel_values"] - 0.5) / 0.5) if "pixel_values" in batch.inputs else batch
-
-    change_encoding(patch, change)
+    change_encoding(patch, lambda batch: batch.with_inputs(**{name: (batch.inputs[name] - 0.5) / 0.5 for name in PIXELS if name in batch.inputs}))
