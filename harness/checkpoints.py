@@ -74,8 +74,8 @@ def locate(directory: Path) -> Path:
         expected = "snapshots/REVISION with the files of the repository"
         raise kind("a download that never finished", where=directory, got=_leavings(directory), expected=expected, next=_fetch(directory))
     if len(whole := [path for path in found if not _dangling(path)]) > 1:
-        names = ", ".join(path.name for path in whole)
-        raise DamagedError("the cache holds several snapshots, none of them main", where=directory, got=names, expected="one", next="pass the folder of one of them")
+        names, next = ", ".join(path.name for path in whole), "pass the folder of one of them"
+        raise DamagedError("the cache holds several snapshots, none of them main", where=directory, got=names, expected="one", next=next)
     for path in [] if whole else found:
         _verify_links(path)
     return whole[0]
@@ -104,8 +104,10 @@ def verify(directory: Path, *, next: str | None = None) -> None:
     archives = sorted(directory.rglob("*.pt"))
     if not shards and not archives and not (archives := sorted(directory.rglob("*.bin"))):
         if (cache := _cache(directory)) is not None and list(cache.rglob("*.incomplete")):
-            raise DamagedError("a download that never finished", where=directory, got=_leavings(cache), expected="the weights", next=_fetch(cache))
-        raise MissingError("the checkpoint directory holds no weights", where=directory, got=_listing(directory), expected="*.safetensors, *.pt or *.bin", next=next)
+            got, expected = _leavings(cache), "the weights"
+            raise DamagedError("a download that never finished", where=directory, got=got, expected=expected, next=_fetch(cache))
+        got, expected = _listing(directory), "*.safetensors, *.pt or *.bin"
+        raise MissingError("the checkpoint directory holds no weights", where=directory, got=got, expected=expected, next=next)
     for file in shards:
         _verify_safetensors(file)
     for file in archives:
@@ -134,8 +136,8 @@ def verify_digests(directory: Path, progress: Callable[[int, int, str], None] | 
                 if progress is not None:
                     progress(done, total, path.name)
         if digest.hexdigest() != published:
-            next = f"delete {path.resolve()}, then {_fetch(path)}"
-            raise DamagedError("a file is not what was published", where=path, got=f"sha256 {digest.hexdigest()}", expected=published, next=next)
+            got, next = f"sha256 {digest.hexdigest()}", f"delete {path.resolve()}, then {_fetch(path)}"
+            raise DamagedError("a file is not what was published", where=path, got=got, expected=published, next=next)
     return len(files)
 
 
@@ -161,8 +163,8 @@ def _dangling(directory: Path) -> list[Path]:
 
 def _verify_links(directory: Path) -> None:
     if lost := _dangling(directory):
-        names = ", ".join(str(path.relative_to(directory)) for path in lost[:4])
-        raise DamagedError("files are links to nothing", where=directory, got=f"{len(lost)}: {names}", expected="whole files", next=_fetch(directory))
+        got = f"{len(lost)}: {', '.join(str(path.relative_to(directory)) for path in lost[:4])}"
+        raise DamagedError("files are links to nothing", where=directory, got=got, expected="whole files", next=_fetch(directory))
 
 
 def _verify_config(path: Path) -> None:
@@ -173,7 +175,8 @@ def _verify_config(path: Path) -> None:
     try:
         json.loads(content)
     except ValueError as error:
-        raise DamagedError("config.json is not JSON", where=path, got=error, expected="the configuration that was published with the weights") from error
+        expected = "the configuration that was published with the weights"
+        raise DamagedError("config.json is not JSON", where=path, got=error, expected=expected) from error
 
 
 def _refuse_pointer(path: Path, start: bytes, size: int) -> None:
@@ -188,8 +191,9 @@ def _verify_archive(path: Path) -> None:
         start = file.read(len(LFS_POINTER))
         _refuse_pointer(path, start, size)
         if not start.startswith(b"PK\x03\x04"):
-            kind = "an empty file" if not size else "a web page" if start.lstrip().startswith(b"<") else f"a file that begins with {start[:8]!r}"
-            raise DamagedError(f"this is {kind}, not the weights", where=path, got=f"{size} bytes", expected="a zip archive of torch.save", next="download it again, or torch.save it with torch 1.6 or later")
+            kind = "a web page" if start.lstrip().startswith(b"<") else f"a file that begins with {start[:8]!r}" if size else "an empty file"
+            expected, next = "a zip archive of torch.save", "download it again, or torch.save it with torch 1.6 or later"
+            raise DamagedError(f"this is {kind}, not the weights", where=path, got=f"{size} bytes", expected=expected, next=next)
         file.seek(max(0, size - ZIP_END))
         try:
             if not re.fullmatch(rb"PK\x05\x06.{16}\0\0", file.read(), re.DOTALL):
@@ -198,9 +202,11 @@ def _verify_archive(path: Path) -> None:
                 members = sorted((member.header_offset, member.compress_size, member.filename) for member in archive.infolist())
                 _verify_members(file, members, archive.start_dir)
         except (BadZipFile, struct.error, OSError, ValueError) as error:
-            raise DamagedError("an archive of weights is truncated, padded or altered", where=path, got=f"{error} ({size} bytes)", next="download it again") from error
+            got = f"{error} ({size} bytes)"
+            raise DamagedError("an archive of weights is truncated, padded or altered", where=path, got=got, next="download it again") from error
     if not any(name.endswith("data.pkl") for _, _, name in members):
-        raise DamagedError("this zip holds no weights", where=path, got=", ".join(name for _, _, name in members[:4]), expected="data.pkl, as torch.save writes it")
+        got = ", ".join(name for _, _, name in members[:4])
+        raise DamagedError("this zip holds no weights", where=path, got=got, expected="data.pkl, as torch.save writes it")
 
 
 def _verify_members(file: BinaryIO, members: list[tuple[int, int, str]], end: int) -> None:

@@ -87,8 +87,11 @@ class Adapter(ABC):
         """The predicted action of every sample (n, ...), each on its own, in the units of its dataset; greedy, no noise."""
         raise UsageError("this family predicts no actions", where=self.subject.id)
 
-    def decode(self, token_ids: Sequence[int], unnorm_key: str | None = None) -> np.ndarray:
-        """The action (steps, a) or (a,) that action tokens stand for, in the units of dataset `unnorm_key`."""
+    def decode(self, token_ids: Sequence[int], unnorm_key: str | None = None, processor: Mapping[str, object] | None = None) -> np.ndarray:
+        """The action (steps, a) or (a,) that action tokens stand for, in the units of dataset `unnorm_key`.
+
+        `processor` holds the fields of upstream's saved processor where the checkpoint came without it.
+        """
         raise UsageError("this family has no action tokens", where=self.subject.id)
 
     @abstractmethod

@@ -140,7 +140,7 @@ class OpenVLA(TransformerAdapter):
         key = self.subject.options.get("unnorm_key", known[0] if known else None)
         return np.stack([self.predict(self.encode([sample]), key).values for sample in samples])
 
-    def decode(self, token_ids: Sequence[int], unnorm_key: str | None = None) -> np.ndarray:
+    def decode(self, token_ids: Sequence[int], unnorm_key: str | None = None, processor: Mapping[str, object] | None = None) -> np.ndarray:
         """The action (a,) that tokens stand for, in the dataset's own units; see `decode_actions` for what it raises."""
         return decode_actions(token_ids, self.model.config, unnorm_key)
 

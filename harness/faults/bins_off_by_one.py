@@ -15,7 +15,7 @@ def bins_off_by_one(patch: Patch) -> None:
 
     for family in (OpenVLA, SpatialVLA):
 
-        def decode(self: object, token_ids: Sequence[int], unnorm_key: str | None = None, *, original=family.decode) -> object:  # noqa: ANN001
-            return original(self, [token - 1 for token in token_ids], unnorm_key)
+        def decode(self: object, token_ids: Sequence[int], *rest: object, original=family.decode) -> object:  # noqa: ANN001
+            return original(self, [token - 1 for token in token_ids], *rest)
 
         patch(family, "decode", decode)
