@@ -191,7 +191,8 @@ def _verify_archive(path: Path) -> None:
         start = file.read(len(LFS_POINTER))
         _refuse_pointer(path, start, size)
         if not start.startswith(b"PK\x03\x04"):
-            kind = "a web page" if start.lstrip().startswith(b"<") else f"a file that begins with {start[:8]!r}" if size else "an empty file"
+            other = f"a file that begins with {start[:8]!r}" if size else "an empty file"
+            kind = "a web page" if start.lstrip().startswith(b"<") else other
             expected, next = "a zip archive of torch.save", "download it again, or torch.save it with torch 1.6 or later"
             raise DamagedError(f"this is {kind}, not the weights", where=path, got=f"{size} bytes", expected=expected, next=next)
         file.seek(max(0, size - ZIP_END))
@@ -202,8 +203,8 @@ def _verify_archive(path: Path) -> None:
                 members = sorted((member.header_offset, member.compress_size, member.filename) for member in archive.infolist())
                 _verify_members(file, members, archive.start_dir)
         except (BadZipFile, struct.error, OSError, ValueError) as error:
-            got = f"{error} ({size} bytes)"
-            raise DamagedError("an archive of weights is truncated, padded or altered", where=path, got=got, next="download it again") from error
+            got, next = f"{error} ({size} bytes)", "download it again"
+            raise DamagedError("an archive of weights is truncated, padded or altered", where=path, got=got, next=next) from error
     if not any(name.endswith("data.pkl") for _, _, name in members):
         got = ", ".join(name for _, _, name in members[:4])
         raise DamagedError("this zip holds no weights", where=path, got=got, expected="data.pkl, as torch.save writes it")

@@ -188,6 +188,7 @@ def checkpoints(config: pytest.Config) -> dict[str, Path]:
             raise UsageError(f"model {model} has no checkpoint scale", got=f"--checkpoint {text}", expected=f"a model with one; {model} has {', '.join(known.scales)}")
         if not (path := Path(directory).expanduser()).is_dir():
             raise MissingError("there is no checkpoint here", where=path, expected="a directory", next=f"--checkpoint {model}=DIRECTORY")
+        path = integrity.locate(path)
         integrity.verify(path)
         chosen[model] = path.resolve()
     return chosen

@@ -48,7 +48,7 @@ def resolve(subject_id: str, *, checkpoint: Path | None = None, seed: int = 0) -
     if checkpoint is not None and scale != "checkpoint":
         raise UsageError("a checkpoint was given for another scale", got=subject_id, expected=f"{card.name}:checkpoint")
     entry = card.scales[scale]
-    directory = checkpoint if checkpoint is not None else _directory(card, entry)
+    directory = checkpoints.locate(checkpoint) if checkpoint is not None else _directory(card, entry)
     like = _directory(card, card.scales[entry.like]) if entry.like else None
     config = {**card.config, **_config(like), **entry.config}
     if directory is not None:

@@ -269,3 +269,13 @@ def test_a_router_of_two_heads_runs_without_values() -> None:
         model = SpatialVLA(two, dtype=torch.float32)
     output = model(**{name: x.to("meta") for name, x in inputs(model).items()})
     assert output.logits.is_meta and output.logits.shape == (2, 15, 165)
+
+
+def test_a_predicted_image_token_is_a_word_and_no_patch(tiny: SpatialVLA) -> None:
+    given = inputs(tiny)
+    prompt = given["input_ids"].shape[1]
+    image = torch.full((2, 1), tiny.config.image_token_index)
+    longer = {**given, "input_ids": torch.cat([given["input_ids"], image], 1), "attention_mask": torch.ones(2, prompt + 1, dtype=torch.long)}
+    output = tiny(**longer, prompt=prompt)
+    assert torch.equal(output.inputs_embeds[:, :prompt], tiny(**given).inputs_embeds)
+    assert torch.equal(output.inputs_embeds[:, prompt:], tiny.embed(image))

@@ -163,11 +163,12 @@ class SpatialVLA(nn.Module):
         image = self.see(pixel_values, intrinsic) if image is None else image
         root = self.language_model.config.hidden_size**0.5
         projected = image.projector_output / root
-        text = self.embed(input_ids)
-        merged = text.masked_scatter((input_ids == self.config.image_token_index)[..., None], projected.to(text.dtype))
+        text, positions = self.embed(input_ids), self.positions(input_ids)
+        prompt = input_ids.shape[1] if prompt is None else prompt
+        image_at = (input_ids == self.config.image_token_index) & (positions <= prompt)  # a predicted image token is a word
+        merged = text.masked_scatter(image_at[..., None], projected.to(text.dtype))
         embedding = merged * merged.new_tensor(root)  # GEMMA:741: of every token, which undoes the division for patches
-        positions = self.positions(input_ids)
-        full = allowed(attention_mask, input_ids.shape[1] if prompt is None else prompt)
+        full = allowed(attention_mask, prompt)
         sliding = windowed(full, self.language_model.config.sliding_window)
         logits = self.language_model(**self.attend(embedding, full, sliding, positions)).logits
         return Output(image, projected, merged, embedding, positions, full, sliding, logits)

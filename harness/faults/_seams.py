@@ -9,7 +9,7 @@ from harness.adapters import Adapter
 from harness.faults import Patch
 from harness.types import Batch, Clause, Point, Runtime, Subject, TokenMap
 
-__all__ = ["change_encoding", "change_loading", "change_tokens", "move_hooks"]
+__all__ = ["change_encoding", "change_loading", "change_model", "change_tokens", "move_hooks"]
 
 
 def move_hooks(patch: Patch, moved: Callable[[Point, Clause], Clause]) -> None:
@@ -36,6 +36,11 @@ def change_loading(patch: Patch, spoil: Callable[[Adapter], None]) -> None:
         return adapter
 
     patch(subjects, "load", load)
+
+
+def change_model(patch: Patch, spoil: Callable[[Adapter], None]) -> None:
+    """Every adapter around a network is spoiled right after it was loaded."""
+    change_loading(patch, lambda adapter: spoil(adapter) if hasattr(adapter, "model") else None)
 
 
 def change_encoding(patch: Patch, changed: Callable[[Batch], Batch]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.adapters import Adapter
 from harness.faults import Patch
-from harness.faults._seams import change_loading
+from harness.faults._seams import change_model
 
 __all__ = ["layer_scale_unset"]
 
@@ -15,4 +15,4 @@ def layer_scale_unset(patch: Patch) -> None:
             if name.endswith("lambda1") and not parameter.is_meta:
                 parameter.fill_(1e-5)
 
-    change_loading(patch, spoil)
+    change_model(patch, spoil)

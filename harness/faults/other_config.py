@@ -23,7 +23,10 @@ OTHERS: Mapping[str, Mapping[str, Any]] = {
     },
     "spatialvla": {"text_config": {**SIZES, "head_dim": 64}, "vision_config": {"image_size": 448}, "projection_dim": 768, "hidden_size": 768},
     "robovlms": {"vlm_config": {"latent_query_num": 32, "text_config": {"embed_dim": 1024, "layers": 12, "attention_heads": 16}}, "act_head": {"latent": 2}},
-    "starvla": {"text_config": SIZES},
+    "starvla": {
+        "text_config": {"hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 2048, "head_dim": 128},
+        "vision_config": {"out_hidden_size": 1024, "patch_size": 28},
+    },
 }
 
 

@@ -11,7 +11,9 @@ __all__ = ["span_off_by_one"]
 
 def span_off_by_one(patch: Patch) -> None:
     def change(tokens: TokenMap) -> TokenMap:
-        moved = {name: span.roll(-1, dims=1) if name in ("text", "image.0") and "image.0" in tokens.spans else span for name, span in tokens.spans.items()}
+        if "image.0" not in tokens.spans:
+            return tokens
+        moved = {name: span.roll(-1, dims=1) if name != "padding" else span for name, span in tokens.spans.items()}
         return TokenMap(tokens.mask, moved)
 
     change_tokens(patch, "lm", change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.adapters import Adapter
 from harness.faults import Patch
-from harness.faults._seams import change_loading
+from harness.faults._seams import change_model
 
 __all__ = ["tanh_gelu"]
 
@@ -17,4 +17,4 @@ def tanh_gelu(patch: Patch) -> None:
             if type(module).__name__ == "SiglipMLP":
                 module.activation_fn = nn.GELU(approximate="tanh").eval()
 
-    change_loading(patch, spoil)
+    change_model(patch, spoil)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.adapters import Adapter
 from harness.faults import Patch
-from harness.faults._seams import change_loading
+from harness.faults._seams import change_model
 
 __all__ = ["training_mode"]
 
@@ -14,4 +14,4 @@ def training_mode(patch: Patch) -> None:
         if adapter.subject.scale == "mock":  # the mocks carry dropout; of the real models only the probe's target encoder does
             adapter.model.train()
 
-    change_loading(patch, spoil)
+    change_model(patch, spoil)

@@ -185,8 +185,9 @@ def _unwrapped(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def _config(directory: Path) -> dict[str, Any]:
-    """The parsed config.json, or the config.yaml of a training run; empty without either. Raises DamagedError."""
-    if (path := directory / "config.json").is_file():
+    """The parsed config.json, the only file of configs/, or the config.yaml of a training run; empty without. Raises DamagedError."""
+    nested = sorted(directory.glob("configs/*.json"))
+    if (path := directory / "config.json").is_file() or (len(nested) == 1 and (path := nested[0])):
         parsed = json.loads(path.read_text(encoding="utf-8"))
     elif (path := directory / "config.yaml").is_file():
         import yaml
