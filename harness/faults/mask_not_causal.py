@@ -12,7 +12,7 @@ def mask_not_causal(patch: Patch) -> None:
     import torch
     from transformers.models.llama import modeling_llama
 
-    from harness.adapters import _prismatic
+    from harness.adapters import _prismatic, openvla
 
     def allowed(mask: Array) -> Array:
         return mask[:, None, None, :].bool().expand(-1, -1, mask.shape[1], -1)
@@ -22,5 +22,6 @@ def mask_not_causal(patch: Patch) -> None:
             return attention_mask
         return torch.where(allowed(attention_mask), 0.0, torch.finfo(inputs_embeds.dtype).min)
 
-    patch(_prismatic, "attention_allowed", allowed)
+    for module in (_prismatic, openvla):
+        patch(module, "attention_allowed", allowed)
     patch(modeling_llama, "create_causal_mask", bias)
