@@ -14,9 +14,10 @@ from zipfile import BadZipFile, ZipFile
 
 from harness.errors import DamagedError, MissingError
 
-__all__ = ["canonical_digest", "directory_digest", "file_digest", "locate", "published_sha256", "verify", "verify_digests"]
+__all__ = ["canonical_digest", "directory_digest", "file_digest", "locate", "orbax_tree", "published_sha256", "verify", "verify_digests"]
 
 LFS_POINTER = b"version https://git-lfs"
+OCDBT = "manifest.ocdbt"
 CACHED = "models--"  # how a Hugging Face cache names the folder of a repository
 ZIP_END = 22  # bytes of a zip's end record without a comment, which torch.save never writes
 ZIP_TRAILERS = (0, 12, 16, 20, 24)  # bytes of a data descriptor, if any, behind a member
@@ -84,8 +85,8 @@ def locate(directory: Path) -> Path:
 def verify(directory: Path, *, next: str | None = None) -> None:
     """Every weight file of a checkpoint directory is present and whole, by its header alone; nothing is loaded.
 
-    Weights are `.safetensors` and torch's `.pt`, or `.bin` where there are neither; a Hugging Face cache stands for its
-    snapshot. Raises MissingError for an absent or empty directory, DamagedError for an LFS pointer, a truncated or padded file,
+    Weights are `.safetensors` and torch's `.pt`, or `.bin` where there are neither, or an orbax tree; a Hugging Face cache
+    stands for its snapshot. Raises MissingError for an absent or empty directory, DamagedError for an LFS pointer, a truncated or padded file,
     a web page, a shard that the index names and the directory lacks, an unfinished download, a config.json that is no JSON.
     """
     directory = locate(directory)
@@ -93,6 +94,8 @@ def verify(directory: Path, *, next: str | None = None) -> None:
         raise MissingError("there is no checkpoint here", where=directory, expected="a directory with config.json and weights", next=next)
     _verify_links(directory)
     _verify_config(directory / "config.json")
+    if (tree := orbax_tree(directory)) is not None:
+        return _verify_orbax(tree)
     shards = sorted(directory.rglob("*.safetensors"))
     for index in directory.glob("*.safetensors.index.json"):
         try:
@@ -106,12 +109,17 @@ def verify(directory: Path, *, next: str | None = None) -> None:
         if (cache := _cache(directory)) is not None and list(cache.rglob("*.incomplete")):
             got, expected = _leavings(cache), "the weights"
             raise DamagedError("a download that never finished", where=directory, got=got, expected=expected, next=_fetch(cache))
-        got, expected = _listing(directory), "*.safetensors, *.pt or *.bin"
+        got, expected = _listing(directory), "*.safetensors, *.pt, *.bin or an orbax tree in params/"
         raise MissingError("the checkpoint directory holds no weights", where=directory, got=got, expected=expected, next=next)
     for file in shards:
         _verify_safetensors(file)
     for file in archives:
         _verify_archive(file)
+
+
+def orbax_tree(directory: Path) -> Path | None:
+    """The folder of a checkpoint that orbax wrote its tree of parameters to, `params/` or `directory` itself; None for other formats."""
+    return next((folder for folder in (directory / "params", directory) if (folder / "_METADATA").is_file() or (folder / OCDBT).is_file()), None)
 
 
 def published_sha256(path: Path) -> str | None:
@@ -182,6 +190,28 @@ def _verify_config(path: Path) -> None:
 def _refuse_pointer(path: Path, start: bytes, size: int) -> None:
     if start.startswith(LFS_POINTER):
         raise DamagedError("this is a git-lfs pointer, not the file", where=path, got=f"{size} bytes of text", next="git lfs pull")
+
+
+def _verify_orbax(tree: Path) -> None:
+    """Raises DamagedError unless the tree has its description, its manifest and data, none of them empty or a pointer."""
+    next = "copy the whole folder again"
+    if unfinished := sorted(path.name for path in (tree, *tree.iterdir()) if ".orbax-checkpoint-tmp" in path.name):
+        raise DamagedError("orbax never finished writing this checkpoint", where=tree, got=", ".join(unfinished[:4]), next=next)
+    lost = [name for name in ("_METADATA", OCDBT) if not (tree / name).is_file()]
+    if lost or not any(path.is_file() for folder in tree.rglob("d") for path in folder.iterdir()):
+        got, expected = f"no {', '.join(lost) or 'data files'}", f"_METADATA, {OCDBT} and data in d/"
+        raise DamagedError("an orbax checkpoint is not whole", where=tree, got=got, expected=expected, next=next)
+    for path in sorted(file for file in tree.rglob("*") if file.is_file()):
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+        _refuse_pointer(path, start, path.stat().st_size)
+        if not start:
+            raise DamagedError("a file of an orbax checkpoint is empty", where=path, got="0 bytes", next=next)
+    try:
+        json.loads((tree / "_METADATA").read_text(encoding="utf-8"))["tree_metadata"]
+    except (ValueError, KeyError, TypeError) as error:
+        expected = 'JSON with "tree_metadata"'
+        raise DamagedError("an orbax checkpoint's description is not readable", where=tree / "_METADATA", got=repr(error), expected=expected, next=next) from error
 
 
 def _verify_archive(path: Path) -> None:

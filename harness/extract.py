@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from harness.types import Array, Batch, Features, Point, Progress, Runtime, Samp
 
 __all__ = ["extract", "feature_key", "pooled"]
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "vla-harness")
+LIBRARIES = ("torch", "transformers", "jax", "tokenizers", "numpy", "pillow", "vla-harness")
 
 
 def extract(
@@ -96,7 +96,11 @@ def in_order(blocks: Sequence[np.ndarray], order: Sequence[int]) -> np.ndarray:
 def keeper(batch: Batch, points: Iterable[Point], pooling: str, device: str) -> Callable[[Point, Array], Array]:
     """The reduction a capture applies on the device: tokens (n, t, d) to rows (n, d) by the pooling of each stack."""
     weights = {stack: _to(poolings.token_weights(pooling, batch.tokens[stack]), device) for stack in {point.stack for point in points}}
-    return lambda point, values: poolings.pool(values, weights[point.stack])
+    return partial(_pool, weights)
+
+
+def _pool(weights: Mapping[str, Array], point: Point, values: Array) -> Array:
+    return poolings.pool(values, weights[point.stack])
 
 
 def feature_key(subject: Subject, runtime: Runtime, dataset: Dataset, point: Point, pooling: str, fault: str | None = None) -> Key:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import or_
 from types import ModuleType
@@ -58,7 +59,8 @@ def token_weights(pooling: str, tokens: TokenMap) -> Array:
             got=f"{len(empty)} of {mask.shape[0]} rows are empty",
             expected="at least one valid token in every row",
         )
-    return POOLINGS[kind](mask)
+    with _double(mask):
+        return POOLINGS[kind](mask)
 
 
 def pool(values: Array, weights: Array) -> Array:
@@ -73,10 +75,11 @@ def pool(values: Array, weights: Array) -> Array:
             expected="activations (n, t, d) with weights (n, t): a mask of the captured sequence, images included",
         )
     xp = _namespace(values)
-    used, row = (weights != 0)[:, :, None], weights[:, None, :]
     step = max(1, -(-values.shape[2] // SLICES))
-    sums = [row @ _float64(xp.where(used, values[:, :, start : start + step], 0.0)) for start in range(0, values.shape[2], step)]
-    return _float32(xp.concatenate(sums, -1)[:, 0, :])
+    with _double(values):
+        used, row = (weights != 0)[:, :, None], weights[:, None, :]
+        sums = [row @ _float64(xp.where(used, values[:, :, start : start + step], 0.0)) for start in range(0, values.shape[2], step)]
+        return _float32(xp.concatenate(sums, -1)[:, 0, :])
 
 
 def _span(name: str, tokens: TokenMap) -> Array:
@@ -97,6 +100,15 @@ def _namespace(x: Array) -> ModuleType:
     import numpy
 
     return numpy
+
+
+def _double(x: Array) -> AbstractContextManager[object]:
+    """Within: 64-bit numbers exist. Only jax has to be asked for them."""
+    if not type(x).__module__.startswith("jax"):
+        return nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
 
 
 def _float64(x: Array) -> Array:

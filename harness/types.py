@@ -148,6 +148,8 @@ class Clause:
     `hidden_states_index` is the entry of the framework's own tuple that must equal the point, None if there is none.
     `norm` says where the point lies: `raw` residual stream, or `final` after the stack's last norm. `continues` is False
     for a block's input that is not the output of the block before it, because the model adds something in between.
+    `call` counts the module's calls within one forward from 0 (denoise step 3 is call 3); None for a module that runs once.
+    `fold` consecutive rows (the pictures of one sample) are one row of the point, their positions one after the other.
     """
 
     module: str
@@ -158,6 +160,8 @@ class Clause:
     element: int = 0
     phase: str = "prefill"
     continues: bool = True
+    call: int | None = None
+    fold: int = 1
 
 
 @dataclass(frozen=True)

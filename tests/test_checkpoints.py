@@ -98,7 +98,7 @@ ABSENCES: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "an empty directory": (no_weights, r"holds no weights(.|\n)*an empty directory"),
     "only a lock": (lambda folder: no_weights(folder, "model.safetensors.lock"), r"holds no weights(.|\n)*model\.safetensors\.lock(.|\n)*\*\.safetensors"),
     "only a download folder": (lambda folder: no_weights(folder, ".cache/model.safetensors.incomplete"), r"holds no weights(.|\n)*\.cache"),
-    "only a configuration": (lambda folder: no_weights(folder, "vocabulary.txt"), r"holds no weights(.|\n)*vocabulary\.txt(.|\n)*\*\.pt or \*\.bin"),
+    "only a configuration": (lambda folder: no_weights(folder, "vocabulary.txt"), r"holds no weights(.|\n)*vocabulary\.txt(.|\n)*\*\.bin or an orbax tree"),
     "no directory": (lambda folder: folder.rename(folder.with_name("moved")), r"no checkpoint here(.|\n)*config\.json and weights"),
 }
 
@@ -471,3 +471,39 @@ def test_one_bit_of_a_large_file_is_seen(cache: Path) -> None:
 
 def test_a_folder_of_one_s_own_has_nothing_to_compare(checkpoint: Path) -> None:
     assert verify_digests(checkpoint) == 0
+
+
+@pytest.fixture
+def orbax(tmp_path: Path) -> Path:
+    """An orbax tree by its files, which is all that is looked at."""
+    tree = tmp_path / "run" / "params"
+    (tree / "d").mkdir(parents=True)
+    (tree / "_METADATA").write_text('{"tree_metadata": {}}')
+    (tree / "manifest.ocdbt").write_bytes(b"\x0c\xdb")
+    (tree / "d" / "4ad51e6f").write_bytes(b"\x0c\xdb\x20")
+    return tree
+
+
+@pytest.mark.parametrize("given", ["", "params"])
+def test_an_orbax_tree_is_accepted_by_its_run_or_by_itself(orbax: Path, given: str) -> None:
+    verify(orbax.parent / given)
+
+
+ORBAX_DAMAGE: Mapping[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda tree: (tree / "manifest.ocdbt").unlink(), "no manifest.ocdbt"),
+    "no description": (lambda tree: (tree / "_METADATA").unlink(), "no _METADATA"),
+    "no data": (lambda tree: (tree / "d" / "4ad51e6f").unlink(), "no data files"),
+    "empty data": (lambda tree: (tree / "d" / "4ad51e6f").write_bytes(b""), "is empty"),
+    "a pointer": (lambda tree: (tree / "d" / "4ad51e6f").write_bytes(POINTER), "git-lfs pointer"),
+    "no JSON": (lambda tree: (tree / "_METADATA").write_text("{"), "description is not readable"),
+    "another JSON": (lambda tree: (tree / "_METADATA").write_text("[]"), "description is not readable"),
+    "unfinished": (lambda tree: (tree / "d.orbax-checkpoint-tmp-3").mkdir(), "never finished"),
+}
+
+
+@pytest.mark.parametrize("damage", ORBAX_DAMAGE)
+def test_a_damaged_orbax_tree_is_refused(orbax: Path, damage: str) -> None:
+    spoil, match = ORBAX_DAMAGE[damage]
+    spoil(orbax)
+    with pytest.raises(DamagedError, match=match):
+        verify(orbax.parent)

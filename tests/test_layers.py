@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 # A module imports strictly lower layers only; modules of one package may use that package's private modules.
 LAYERS = [
     {"errors"},
-    {"types"},
-    {"registry", "cards", "checkpoints", "pooling"},
+    {"types", "checkpoints"},
+    {"registry", "cards", "pooling", "layouts"},
     {"sources", "converters", "metrics", "datasets", "adapters"},
     {"store", "snapshot", "readers", "subjects"},
     {"extract", "memo", "inspection", "download"},

@@ -11,7 +11,7 @@ from harness import subjects
 from harness.adapters.proprio import STATE, Proprio
 from harness.errors import DamagedError, UsageError
 from harness.extract import pooled
-from harness.types import Runtime, Sample, Subject, Weights
+from harness.types import Point, Runtime, Sample, Subject, Weights
 
 STATES = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
 SAMPLES = [Sample(f"s{i}", "word " * (3 - i), state=state) for i, state in enumerate(STATES)]
@@ -50,7 +50,7 @@ def test_unfit_states_are_refused_with_the_samples_name(adapter, state) -> None:
 def test_there_is_nothing_else_to_ask_for(adapter) -> None:  # noqa: ANN001
     assert adapter.unlike_checkpoint() == []
     assert adapter.stacks() == ()
-    for ask in (lambda: adapter.final_norm("state"), lambda: adapter.framework_tuple(adapter.encode(SAMPLES), "state")):
+    for ask in (lambda: adapter.final_norm(Point("state", "final_norm")), lambda: adapter.framework_tuple(adapter.encode(SAMPLES), "state")):
         with pytest.raises(UsageError, match="state"):
             ask()
 

@@ -91,7 +91,7 @@ def test_bfloat16_stays_close(folder, adapter) -> None:  # noqa: ANN001
 
 
 def test_the_final_norm_has_no_mean_and_no_bias(adapter) -> None:  # noqa: ANN001
-    norm = adapter.final_norm("lm")
+    norm = adapter.final_norm(Point("lm", "final_norm"))
     assert (norm.kind, norm.bias, norm.eps) == ("rms", None, 1e-6)
 
 

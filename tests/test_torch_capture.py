@@ -446,3 +446,27 @@ def test_an_outer_stop_does_not_pass_for_a_complete_inner_capture() -> None:
         with Capture(network, blocks(2)) as inner:
             network(rows())
         assert Point("lm", "output", 2) in inner.values
+
+
+def test_a_clause_may_name_one_of_a_module_s_calls() -> None:
+    model, points = Model([], repeats=3), {Point("lm", side, step=call): call for side in ("input", "output") for call in range(3)}
+    clauses = {point: Clause("last", point.stream, WIDTH, "raw", call=call) for point, call in points.items()}
+    with torch.no_grad(), Capture(model, clauses) as captured:
+        model(torch.randn(2, 3, WIDTH))
+    for call in range(2):
+        assert torch.equal(captured.values[Point("lm", "output", step=call)], captured.values[Point("lm", "input", step=call + 1)])
+    assert not torch.equal(captured.values[Point("lm", "input", step=0)], captured.values[Point("lm", "input", step=1)])
+
+
+def test_a_call_that_never_happens_is_named() -> None:
+    clauses = {Point("lm", "output", step=3): Clause("last", "output", WIDTH, "raw", call=3)}
+    with pytest.raises(ContractError, match=r"lm\.t03\.output at last"), Capture(model := Model([], repeats=3), clauses):
+        model(torch.randn(2, 3, WIDTH))
+
+
+def test_folded_rows_are_positions_of_one_row() -> None:
+    model, x = Model([Block()]), torch.randn(6, 4, WIDTH)
+    point = Point("vision", "input", layer=0)
+    with torch.no_grad(), Capture(model, {point: Clause("blocks.0", "input", WIDTH, "raw", fold=3)}) as captured:
+        model(x)
+    assert torch.equal(captured.values[point], torch.stack([torch.cat([*x[:3]]), torch.cat([*x[3:]])]))

@@ -17,7 +17,7 @@ __all__ = ["Adapter", "Anatomy", "Norm"]
 
 
 class Norm(NamedTuple):
-    """A stack's last norm as numbers: `rms` or `layer`, weight (d,), bias (d,) or None, epsilon inside the root."""
+    """A stack's last norm as numbers: `rms` or `layer`, weight and bias (d,) or one for each sample (n, 1, d), epsilon inside the root."""
 
     kind: Literal["rms", "layer"]
     weight: Array
@@ -111,8 +111,8 @@ class Adapter(ABC):
         """Names of parameters whose values are not those of the checkpoint's files; empty when all were loaded."""
 
     @abstractmethod
-    def final_norm(self, stack: str) -> Norm:
-        """The last norm of a stack whose `final_norm` point the contract declares."""
+    def final_norm(self, point: Point) -> Norm:
+        """The norm whose output a `final_norm` point is."""
 
     @abstractmethod
     def framework_tuple(self, batch: Batch, stack: str) -> tuple[Array, ...]:
@@ -157,9 +157,14 @@ class Adapter(ABC):
             )
         return [sample.images[name] for name in self.cameras]
 
+    @property
+    def state_width(self) -> int | None:
+        """How many numbers of robot state the model takes, as the dataset has them; None when it takes any or none."""
+        return None
+
     def stacks(self) -> tuple[str, ...]:
-        """Names of the stacks that have a `final_norm` point."""
-        return tuple(point.stack for point in self.clauses if point.stream == "final_norm")
+        """Names of the stacks that run once in a forward and have a `final_norm` point."""
+        return tuple(point.stack for point in self.clauses if point.stream == "final_norm" and point.step is None)
 
     def require(self, samples: Sequence[Sample]) -> None:
         """Raises UsageError when there is no sample, or one lacks an input that this family uses."""

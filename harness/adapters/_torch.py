@@ -6,6 +6,7 @@ raises. `output_hidden_states=True` is never used: transformers 5 leaves permane
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import final
@@ -38,10 +39,11 @@ class Capture:
     """Context manager: within it, one forward of `model` fills `values` with every point of `clauses`.
 
     `keep` reduces a tensor (n, t, d) on its own device before anything is stored; the default keeps a float32 copy.
-    Axes between the first and the last (window, latent) are given to it as one axis of positions.
+    Axes between the first and the last (window, latent) are given to it as one axis of positions, and so are folded rows.
     With `stop` the forward ends, silently, once the last point has been recorded, so its return value never arrives.
 
-    Raises ContractError when a module does not exist, does not fire, fires twice, or holds no tensor where declared.
+    Raises ContractError when a module does not exist, does not fire, fires twice where its clause names no call, or holds no
+    tensor where declared.
     """
 
     def __init__(self, model: nn.Module, clauses: Mapping[Point, Clause], keep: Keep = whole, *, stop: bool = False) -> None:
@@ -80,17 +82,27 @@ class Capture:
                 got=error,
                 expected=f"one of {', '.join(name for name, _ in self._model.named_children())} …",
             ) from error
+        calls = itertools.count()
         if clause.side == "input":
-            return module.register_forward_pre_hook(
-                lambda _, args, kwargs: self._record(point, first_input(point, args, kwargs)), with_kwargs=True
-            )
-        return module.register_forward_hook(lambda _, args, output: self._record(point, select(point, output, clause.element)))
+
+            def before(_: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+                if clause.call in (None, next(calls)):
+                    self._record(point, first_input(point, args, kwargs))
+
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+
+        def after(_: nn.Module, args: tuple[object, ...], output: object) -> None:
+            if clause.call in (None, next(calls)):
+                self._record(point, select(point, output, clause.element))
+
+        return module.register_forward_hook(after)
 
     def _record(self, point: Point, value: Tensor) -> None:
+        clause = self._clauses[point]
         if point in self.values:
-            raise ContractError(f"point {point} fired twice in one forward", where=self._clauses[point].module, expected="one call per forward")
+            raise ContractError(f"point {point} fired twice in one forward", where=clause.module, expected="one call per forward, or a clause that names the call")
         with torch.no_grad():
-            kept = self._keep(point, value.detach().flatten(1, -2))
+            kept = self._keep(point, folded(value.detach(), clause.fold))
             if kept.untyped_storage()._cdata == value.untyped_storage()._cdata:  # a view would keep, and later see, the model's own memory
                 kept = kept.clone()
         self.values[point] = kept
@@ -101,6 +113,11 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def folded(value: Tensor, fold: int) -> Tensor:
+    """(n, t, d) of a module's (n * fold, ..., d): each `fold` rows one after the other, and all middle axes, are positions."""
+    return value.unflatten(0, (-1, fold)).flatten(1, -2)
 
 
 def select(point: Point, output: object, element: int) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from harness.adapters._base import Adapter, Norm
-from harness.adapters._torch import Capture, whole
+from harness.adapters._torch import Capture, folded, whole
 from harness.errors import ContractError, DamagedError
 from harness.types import Batch, Clause, Point, Runtime, Subject
 
@@ -86,13 +86,13 @@ class TransformerAdapter(Adapter):
         named["final_norm.input"] = blocks[max(point for point in blocks if point.stream == "output")]
         return named | {"final_norm.output": values[Point("lm", "final_norm")]}
 
-    def final_norm(self, stack: str) -> Norm:
-        module = self.model.get_submodule(self.clauses[Point(stack, "final_norm")].module)
+    def final_norm(self, point: Point) -> Norm:
+        module = self.model.get_submodule(self.clauses[point].module)
         if isinstance(module, nn.LayerNorm):
             return Norm("layer", module.weight, module.bias, module.eps)
         if type(module).__name__.endswith("RMSNorm"):
             return Norm("rms", module.weight, None, module.variance_epsilon)
-        raise ContractError("this final norm is neither LayerNorm nor RMSNorm", where=f"{self.subject.id} {stack}", got=type(module).__name__)
+        raise ContractError("this final norm is neither LayerNorm nor RMSNorm", where=f"{self.subject.id} {point}", got=type(module).__name__)
 
     def framework_tuple(self, batch: Batch, stack: str) -> tuple[Tensor, ...]:
         module, inputs = self.call_stack(batch, stack)
@@ -100,7 +100,8 @@ class TransformerAdapter(Adapter):
         shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         with torch.no_grad():
             output = copy.deepcopy(module, shared)(**inputs, output_hidden_states=True)
-        return tuple(state.float() for state in output.hidden_states)
+        fold = self.clauses[Point(stack, "input", 0)].fold
+        return tuple(folded(state.float(), fold) for state in output.hidden_states)
 
 
 def stack_clauses(

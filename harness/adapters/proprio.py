@@ -83,8 +83,8 @@ class Proprio(Adapter):
     def unlike_checkpoint(self) -> list[str]:
         return []
 
-    def final_norm(self, stack: str) -> Norm:
-        raise UsageError("a robot's state has no norm", where=self.subject.id, got=stack)
+    def final_norm(self, point: Point) -> Norm:
+        raise UsageError("a robot's state has no norm", where=self.subject.id, got=point)
 
     def framework_tuple(self, batch: Batch, stack: str) -> tuple[Tensor, ...]:
         raise UsageError("a robot's state has no hidden states", where=self.subject.id, got=stack)

@@ -192,9 +192,9 @@ class SpatialVLA(TransformerAdapter):
         directory = self.subject.weights.directory
         return published_to_native(read_safetensors(directory), self.model.config, directory)
 
-    def final_norm(self, stack: str) -> Norm:
-        if stack != "lm":
-            return super().final_norm(stack)
+    def final_norm(self, point: Point) -> Norm:
+        if point.stack != "lm":
+            return super().final_norm(point)
         norm = self.model.language_model.model.norm
         return Norm("rms", 1.0 + norm.weight.float(), None, norm.eps)
 

@@ -99,8 +99,8 @@ class T5(TransformerAdapter):
         stored = {name: tensor for name, tensor in read_safetensors(directory).items() if not re.match(IGNORED, name)}
         return _encoder_state(stored, self.model.config, directory)
 
-    def final_norm(self, stack: str) -> Norm:
-        norm = self.model.get_submodule(self.clauses[Point(stack, "final_norm")].module)
+    def final_norm(self, point: Point) -> Norm:
+        norm = self.model.get_submodule(self.clauses[point].module)
         return Norm("rms", norm.weight, None, norm.variance_epsilon)
 
     @cached_property

@@ -12,7 +12,7 @@ import numpy as np
 from harness.adapters import Adapter
 from harness.contract._compare import host
 from harness.errors import ContractError, DamagedError, MissingError, UnknownNameError
-from harness.types import Measurement
+from harness.types import Array, Measurement
 
 __all__ = ["parity"]
 
@@ -53,13 +53,21 @@ def _mask(name: str, expected: Mapping[str, object], compare_on: str) -> np.ndar
 
 def _read(pack: Path) -> tuple[dict, dict, dict]:
     """A pack's expected tensors, its inputs and its description. Raises MissingError, DamagedError."""
-    from safetensors.torch import load_file
-
     if not (pack / "pack.json").is_file():
-        raise MissingError("there is no parity pack here", where=pack, expected="pack.json, inputs.safetensors, expected.safetensors, checkpoint/")
+        raise MissingError("there is no parity pack here", where=pack, expected="pack.json, inputs and expected (.safetensors or .npz), checkpoint/")
     try:
         description = json.loads((pack / "pack.json").read_text(encoding="utf-8"))
         description["compare_on"], description["tolerance"]
     except (ValueError, KeyError) as error:
         raise DamagedError("a parity pack's description is not readable", where=pack / "pack.json", got=repr(error), expected="fields compare_on, tolerance") from error
-    return load_file(pack / "expected.safetensors"), load_file(pack / "inputs.safetensors"), description
+    return _arrays(pack / "expected"), _arrays(pack / "inputs"), description
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    """The arrays of `path`.npz or of `path`.safetensors, those as torch tensors."""
+    from safetensors.torch import load_file
+
+    if (packed := path.with_suffix(".npz")).is_file():
+        with np.load(packed, allow_pickle=False) as file:
+            return dict(file)
+    return load_file(path.with_suffix(".safetensors"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from harness.adapters import Adapter, Norm
@@ -12,14 +14,14 @@ __all__ = ["post_norm"]
 
 
 def post_norm(adapter: Adapter, recording: Recording) -> Measurement:
-    """Largest relative difference, over stacks, between `final_norm` and the norm recomputed in float64 from the raw last block."""
+    """Largest relative difference, over stacks and steps, between `final_norm` and the norm recomputed in float64 from the raw last block."""
     differences = {}
-    for stack in adapter.stacks():
-        last, final = adapter.resolve(Point(stack, "output", -1)), Point(stack, "final_norm")
-        normed = _normed(host(recording.values[last]), adapter.final_norm(stack))
-        differences[stack] = relative_difference(recording.values[final], normed)
-    worst = max(differences, key=differences.__getitem__)
-    return Measurement(differences[worst], detail=f"stack {worst}")
+    for final in (point for point in adapter.clauses if point.stream == "final_norm"):
+        last = adapter.resolve(replace(final, stream="output", layer=-1))
+        normed = _normed(host(recording.values[last]), adapter.final_norm(final))
+        differences[final] = relative_difference(recording.values[final], normed)
+    worst: Point = max(differences, key=differences.__getitem__)
+    return Measurement(differences[worst], detail=f"worst of {len(differences)}: {worst}")
 
 
 def _normed(x: np.ndarray, norm: Norm) -> np.ndarray:
