@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from harness.errors import HarnessError, MissingError
+from harness.errors import HarnessError, MissingError, UsageError
 from harness.types import Progress
 
 __all__ = ["main"]
@@ -157,6 +157,30 @@ def inspect(
         _show(header, rows, False)
     if not all(part.holds for part in found.values() if part):
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="a checkpoint folder")],
+    destination: Annotated[Path, typer.Argument(help="the folder to make")],
+    to: Annotated[str, typer.Option(help="openpi, lerobot_pi0 or pi0 (transformers)")],
+    layout: Annotated[str | None, typer.Option("--from", help="layout of SOURCE (default: told by its files)")] = None,
+    old_names: Annotated[bool, typer.Option("--old-names", "--old_names", help="lerobot's names and statistics of before October 2025")] = False,
+    size: Annotated[list[str] | None, typer.Option(metavar="NAME=NUMBER", help="a size that no file tells, such as vision_heads=16; repeatable")] = None,
+    asset: Annotated[str | None, typer.Option(help="whose statistics, where an openpi checkpoint has several")] = None,
+) -> None:
+    """Rewrite a π0 in another framework's layout, number for number; what that layout has no place for is kept beside it."""
+    from harness import registry
+
+    _choice("layout", to, ("openpi", "lerobot_pi0", "pi0"))
+    pairs = [entry.partition("=") for entry in size or ()]
+    if wrong := [name for name, _, number in pairs if not number.isdecimal()]:
+        raise UsageError("a size is not a number", got=", ".join(wrong), expected="--size NAME=NUMBER")
+    options = {"layout": layout, "sizes": {name: int(number) for name, _, number in pairs}, "asset": asset}
+    if old_names and to != "lerobot_pi0":
+        raise UsageError("only lerobot has old names", got=f"--to {to}", expected="--to lerobot_pi0")
+    registry.load("converters", to)(source, destination, **options, **({"old_names": True} if old_names else {}))
+    typer.echo(destination)
 
 
 @app.command()

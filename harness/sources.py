@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +11,18 @@ from pathlib import Path
 from harness.checkpoints import canonical_digest, file_digest
 from harness.errors import MissingError
 
-__all__ = ["module_digest"]
+__all__ = ["module_digest", "module_files"]
 
 
 @lru_cache
 def module_digest(module: str) -> str:
-    """One digest of a module's file and of every module of its own package, or of this one, that it imports, directly or not.
+    """One digest of the files that `module_files` finds; raises the same."""
+    return canonical_digest(sorted((name, file_digest(path)) for name, path in module_files(module).items()))
+
+
+@lru_cache
+def module_files(module: str) -> Mapping[str, Path]:
+    """The file of a module and of every module of its own package, or of this one, that it imports, directly or not, by name.
 
     Raises MissingError when there is no such module.
     """
@@ -24,7 +30,7 @@ def module_digest(module: str) -> str:
     _collect(module, files)
     if module not in files:
         raise MissingError(f"there is no source file of module {module}", expected="an importable Python module")
-    return canonical_digest(sorted((name, file_digest(path)) for name, path in files.items()))
+    return files
 
 
 def _collect(module: str, files: dict[str, Path]) -> None:

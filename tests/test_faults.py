@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import _forked
 import pytest
 
-from harness import faults, findings, registry, subjects
+from harness import cards, faults, findings, registry, sources, subjects
 
 ROOT = Path(__file__).resolve().parent.parent
 FINDINGS = [finding for document in findings.load(ROOT / "checks/findings") for finding in document.finding]
@@ -30,32 +29,44 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SERVER = _forked.server()
 TRAINED = [finding for finding in FINDINGS if all(subjects.marker(case.subject) == "real" for case in findings.cases([finding]))]
 
 
 def selection(fault: str) -> str:
-    """What a fault is run on: items marked `mock`, and all findings that only trained weights answer if one of them names it."""
+    """What a fault is run on: items marked `mock` of the models that it can reach, and all findings that only trained weights
+    answer if one of them names it."""
     named = any(fault in finding.broken_by for finding in TRAINED)
-    return " or ".join(["mock", *(finding.id for finding in TRAINED if named)])
+    reached = " or ".join(card.name for card in cards.model_cards().values() if card.family in reach(fault))
+    return " or ".join([f"mock and ({reached})", *(finding.id for finding in TRAINED if named)])
+
+
+def reach(fault: str) -> set[str]:
+    """The families whose code a fault changes: those whose adapter imports a patched module; all when it is not an adapter's."""
+    patched: set[str] = set()
+    registry.load("faults", fault)(lambda target, attribute, replacement: patched.add(getattr(target, "__module__", None) or target.__name__))
+    families = {name: set(sources.module_files(registry.module("adapters", name))) for name in registry.names("adapters")}
+    everywhere = any(not module.startswith("harness.adapters.") or module == "harness.adapters._base" for module in patched)
+    return {name for name, files in families.items() if everywhere or files & patched}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", registry.names("faults"))
 def test_a_fault_turns_exactly_the_findings_that_name_it_red(fault: str, home: Path, tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "checks/", "-q", "-k", selection(fault), "--fault", fault, "--report", str(tmp_path), "-p", "no:cacheprovider"],
-        cwd=ROOT,
-        env={**os.environ, "HARNESS_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 1, run.stdout[-3000:] + run.stderr[-1000:]
+    arguments = ["checks/", "-q", "-k", selection(fault), "--fault", fault, "--report", str(tmp_path), "-p", "no:cacheprovider"]
+    status = _forked.run(SERVER, arguments, home, log := tmp_path / "log")
+    printed = log.read_text()[-3000:]
+    assert status == 1, printed
     report = json.loads((tmp_path / "report.json").read_text())
     red = {finding["id"] for finding in report["findings"] if finding["verdict"] == "drifted"}
     measured = {finding["id"] for finding in report["findings"] if finding["verdict"] != "unmeasured"}
-    assert red == {finding.id for finding in FINDINGS if fault in finding.broken_by} & measured, run.stdout[-3000:]
+    assert red == {finding.id for finding in FINDINGS if fault in finding.broken_by} & measured, printed
     assert red, "no finding that could be measured here catches this fault"
+
+
+def test_a_fault_in_one_family_s_code_reaches_that_family_only() -> None:
+    assert reach("prompt_causal") == {"spatialvla"}
+    assert reach("padding_in_mean") == set(registry.names("adapters"))
 
 
 def test_every_finding_is_broken_by_a_fault_that_exists() -> None:

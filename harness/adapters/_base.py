@@ -162,6 +162,16 @@ class Adapter(ABC):
         """How many numbers of robot state the model takes, as the dataset has them; None when it takes any or none."""
         return None
 
+    @property
+    def prompt_limit(self) -> int | None:
+        """How many tokens a prompt may have at most; None when the model has no limit of its own."""
+        return None
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the pictures that the network sees, resized or not; None when a family does not say."""
+        return None
+
     def stacks(self) -> tuple[str, ...]:
         """Names of the stacks that run once in a forward and have a `final_norm` point."""
         return tuple(point.stack for point in self.clauses if point.stream == "final_norm" and point.step is None)

@@ -18,8 +18,8 @@ __all__ = ["input_use"]
 UNUSED = "every unused input"
 
 
-def input_use(adapter: Adapter, samples: Sequence[Sample], *, change: str, seed: int = 0) -> Measurement:
-    """Relative change of a sample's pooled deepest row when one input is replaced: 0 when it is ignored.
+def input_use(adapter: Adapter, samples: Sequence[Sample], *, change: str, point: str | None = None, seed: int = 0) -> Measurement:
+    """Relative change of a sample's pooled row at `point`, or at the deepest, when one input is replaced: 0 when it is ignored.
 
     `change` is one of `_changes.CHANGES`, or `every unused input`: all at once that the family declares unused, and pictures
     of cameras that it does not have. The bounds are the smallest and the largest change over samples, so "moves" holds for
@@ -27,7 +27,7 @@ def input_use(adapter: Adapter, samples: Sequence[Sample], *, change: str, seed:
     """
     if change not in (known := [*CHANGES, UNUSED]):
         raise UnknownNameError("change", change, known)
-    deepest: Point = list(adapter.clauses)[-1]
+    place: Point = list(adapter.clauses)[-1] if point is None else adapter.resolve(point)
     rng = np.random.default_rng(seed)
     if change == UNUSED:
         names = sorted({name for sample in samples for name in sample.images} - set(adapter.cameras))
@@ -37,6 +37,6 @@ def input_use(adapter: Adapter, samples: Sequence[Sample], *, change: str, seed:
     changed = samples
     for step in steps:
         changed = step(changed, rng)
-    before, after = (pooled(adapter, rows, [deepest])[deepest] for rows in (samples, changed))
+    before, after = (pooled(adapter, rows, [place])[place] for rows in (samples, changed))
     moved = [relative_difference(new, old) for new, old in zip(after, before, strict=True)]
-    return Measurement(float(np.median(moved)), min(moved), max(moved), detail=f"{change}: median of {len(moved)} samples at {deepest}")
+    return Measurement(float(np.median(moved)), min(moved), max(moved), detail=f"{change}: median of {len(moved)} samples at {place}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from harness.faults import Patch
@@ -13,7 +14,7 @@ __all__ = ["layer_off_by_one"]
 
 def layer_off_by_one(patch: Patch) -> None:
     def moved(point: Point, clause: Clause) -> Clause:
-        path, _, index = clause.module.rpartition(".")
-        return replace(clause, module=f"{path}.{int(index) - 1}") if point.layer else clause
+        before = re.sub(r"(.*\.)(\d+)", lambda match: f"{match[1]}{int(match[2]) - 1}", clause.module, count=1)
+        return replace(clause, module=before) if point.layer else clause
 
     move_hooks(patch, moved)

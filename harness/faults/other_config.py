@@ -27,6 +27,13 @@ OTHERS: Mapping[str, Mapping[str, Any]] = {
         "text_config": {"hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 2048, "head_dim": 128},
         "vision_config": {"out_hidden_size": 1024, "patch_size": 28},
     },
+    "openpi": {
+        "image_keys": ["base_0_rgb", "left_wrist_0_rgb"],
+        "max_token_len": 64,
+        "action_horizon": 15,
+        "image_resolution": [112, 112],
+        **{name: {"width": 768, "depth": 12, "mlp_dim": 2048, "num_heads": 8, "num_kv_heads": 1, "head_dim": 96} for name in ("paligemma", "action_expert")},
+    },
 }
 
 

@@ -15,7 +15,10 @@ __all__ = ["state_in_prompt"]
 
 def state_in_prompt(patch: Patch) -> None:
     def told(sample: Sample) -> Sample:
-        return sample if sample.state is None else replace(sample, instruction=f"{sample.instruction} state {sample.state.round(2).tolist()}")
+        if sample.state is None:
+            return sample
+        digits = round(1000 * abs(float(sample.state.sum())))  # one word: longer ones do not fit the prompts of small models
+        return replace(sample, instruction=f"{sample.instruction} {digits}")
 
     def spoil(adapter: Adapter) -> None:
         original = adapter.encode
