@@ -31,14 +31,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SERVER = _forked.server()
 TRAINED = [finding for finding in FINDINGS if all(subjects.marker(case.subject) == "real" for case in findings.cases([finding]))]
+SHAPES = [finding for finding in FINDINGS if finding.scales == ["abstract"]]
 
 
 def selection(fault: str) -> str:
-    """What a fault is run on: items marked `mock` of the models that it can reach, and all findings that only trained weights
-    answer if one of them names it."""
-    named = any(fault in finding.broken_by for finding in TRAINED)
+    """What a fault is run on: items marked `mock` of the models that it can reach, shapes of published sizes only if a finding about
+    them names it, and all findings that only trained weights answer if one of them names it."""
+    named, shapes = (any(fault in finding.broken_by for finding in kind) for kind in (TRAINED, SHAPES))
     reached = " or ".join(card.name for card in cards.model_cards().values() if card.family in reach(fault))
-    return " or ".join([f"mock and ({reached})", *(finding.id for finding in TRAINED if named)])
+    return " or ".join([f"mock and ({reached}){'' if shapes else ' and not abstract'}", *(finding.id for finding in TRAINED if named)])
 
 
 def reach(fault: str) -> set[str]:

@@ -33,19 +33,17 @@ class Settings:
 
 
 def settings_of(sizes: Sizes, config: Mapping[str, Any], options: Mapping[str, Any], directory: Path | None) -> Settings:
-    """Upstream's published settings (openpi models/pi0_config.py), where the card's options, the parity pack beside the checkpoint or
-    the configuration say nothing else; the first of them that does wins.
+    """Upstream's published settings (openpi models/pi0_config.py), where the card's options, the record of a conversion, the parity
+    pack beside the checkpoint or the configuration say nothing else; the first of them that does wins.
 
     Of π0.5 a pack does not say the prompt's length: its prompts come as tokens, in tiny packs fewer than the words of a state alone.
     Raises DamagedError when the picture size is not that of the position embedding, UsageError for numbers below one.
     """
-    pack = directory.parent / "pack.json" if directory is not None else None
-    described = read_json(pack).get("model", {}) if pack is not None and pack.is_file() else {}
-    if sizes.pi05:
-        described = {name: value for name, value in described.items() if name != "max_token_len"}
+    pack = {name: value for name, value in _model(directory, "../pack.json").items() if name != "max_token_len" or not sizes.pi05}
+    sources = (options, _model(directory, "conversion.json"), pack, config)
 
     def told(name: str, published: Any) -> Any:
-        return next((source[name] for source in (options, described, config) if source.get(name) is not None), published)
+        return next((source[name] for source in sources if source.get(name) is not None), published)
 
     side, (rows, columns) = isqrt(sizes.patches), sizes.patch
     height, width = told("image_resolution", (side * rows, side * columns))
@@ -65,3 +63,10 @@ def settings_of(sizes: Sizes, config: Mapping[str, Any], options: Mapping[str, A
         steps=found["num_steps"],
         discrete_state=sizes.pi05 and bool(told("discrete_state_input", True)),
     )
+
+
+def _model(directory: Path | None, name: str) -> Mapping[str, Any]:
+    """What the file `name` beside the leaves says of the model; nothing where there is none."""
+    if directory is None or not (path := directory.resolve() / name).is_file():
+        return {}
+    return read_json(path).get("model", {})

@@ -60,7 +60,7 @@ class OpenPI(Adapter):
 
     @classmethod
     def recognises(cls, config: Mapping[str, object]) -> bool:
-        return config.get("model_type") == "openpi"
+        return config.get("format") == "orbax" or config.get("model_type") == "openpi"
 
     @classmethod
     def anatomy(cls, directory: Path) -> Anatomy:

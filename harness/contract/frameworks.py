@@ -19,16 +19,15 @@ from harness.types import Array, Batch, Measurement, Point, Sample
 __all__ = ["frameworks"]
 
 ROUNDING = 1 + 2.0**-22  # moves a float32 by its last two bits
-LIMIT = 32.0  # noise floors: what other orders of summation have been seen to make of it, four times
 
 
-def frameworks(adapter: Adapter, samples: Sequence[Sample], *, families: Sequence[str]) -> Measurement:
+def frameworks(adapter: Adapter, samples: Sequence[Sample], *, families: Sequence[str], limit: float) -> Measurement:
     """Largest difference between this family and others on the same weights, in multiples of the noise floor.
 
     The checkpoint is converted to every other of `families` and loaded there. Every point that both have is compared on valid
     positions, and the sampled actions are, on pictures of the model's own size with the same noise. The noise floor of a point is
     how far it moves in this family when all inputs move in their last bits. The detail names the first point, in the order of the
-    network, that leaves the floor by more than `LIMIT`. Raises ContractError when two families share no point.
+    network, that leaves the floor by more than `limit`. Raises ContractError when two families share no point.
     """
     shown = [_resized(sample, adapter.picture_size) for sample in samples]
     batch = adapter.encode(shown)
@@ -48,9 +47,9 @@ def frameworks(adapter: Adapter, samples: Sequence[Sample], *, families: Sequenc
         difference = {name: relative_difference(found[name], reference[name]) for name in shared}
         floors = {name: difference[name] / max(floor[name], float(np.finfo(np.float32).eps)) for name in shared}
         most = max(floors, key=floors.__getitem__)
-        beyond = next((str(name) for name in shared if floors[name] > LIMIT), "none")
+        beyond = next((str(name) for name in shared if floors[name] > limit), "none")
         worst = max(worst, floors[most])
-        details.append(f"{family}: {len(shared)} points, most at {most} ({floors[most]:.1f} floors, {difference[most]:.1e}), first beyond {LIMIT:.0f} floors: {beyond}")
+        details.append(f"{family}: {len(shared)} points, most at {most} ({floors[most]:.1f} floors, {difference[most]:.1e}), first beyond {limit:.0f} floors: {beyond}")
     return Measurement(worst, detail="; ".join(details))
 
 

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.checkpoints import orbax_tree
 from harness.errors import DamagedError, MissingError
+from harness.layouts import orbax
 
 __all__ = ["Header", "Tensor", "read", "weight_files"]
 
@@ -42,10 +44,12 @@ class Header(NamedTuple):
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files whose tensors make up the checkpoint: one, the shards an index names, or all of one format.
+    """The files whose tensors make up the checkpoint: one, the shards an index names, or all of one format; the folder of an orbax tree.
 
     Safetensors win over pickles, and what lies in `directory` over its sub-folders. Raises MissingError, DamagedError.
     """
+    if (tree := orbax_tree(directory)) is not None:
+        return [tree]
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = directory / f"{single}.index.json"
         if not (directory / single).is_file() and index.is_file():
@@ -63,8 +67,15 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def read(path: Path) -> Header:
-    """The header of a safetensors or torch file. Raises DamagedError."""
+    """The header of a safetensors or torch file, or of an orbax tree. Raises DamagedError, and MissingError without orbax."""
+    if path.is_dir():
+        leaves = orbax.shapes(path)
+        return Header({name: Tensor(leaf.shape, leaf.dtype, _bytes(leaf), (path, name)) for name, leaf in leaves.items()})
     return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+
+
+def _bytes(leaf: orbax.Shape) -> int:
+    return math.prod(leaf.shape) * next((size for name, size in _DTYPES.values() if name == leaf.dtype), 0)
 
 
 def _named_by(index: Path) -> list[Path]:

@@ -143,8 +143,8 @@ def inspect(
         directory=directory,
         family=chosen,
         model_type=None if config.get("model_type") is None else str(config["model_type"]),
-        format="safetensors" if files[0].suffix == ".safetensors" else "torch",
-        files={file: (directory / file).stat().st_size for file in headers},
+        format="orbax" if files[0].is_dir() else "safetensors" if files[0].suffix == ".safetensors" else "torch",
+        files={file: _size(directory / file) for file in headers},
         tensors=tensors,
         parts=_parts(tensors, [names[0] for names in shared.values()]),
         tied=tuple(tuple(sorted(names)) for names in shared.values() if len(names) > 1) + _tied_by(config, tensors),
@@ -184,8 +184,15 @@ def _unwrapped(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     return wrapped
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+
+
 def _config(directory: Path) -> dict[str, Any]:
-    """The parsed config.json, the only file of configs/, or the config.yaml of a training run; empty without. Raises DamagedError."""
+    """The parsed config.json, the only file of configs/, or the config.yaml of a training run; without one, that it is an orbax tree,
+    or nothing. Raises DamagedError.
+    """
     nested = sorted(directory.glob("configs/*.json"))
     if (path := directory / "config.json").is_file() or (len(nested) == 1 and (path := nested[0])):
         parsed = json.loads(path.read_text(encoding="utf-8"))
@@ -197,7 +204,7 @@ def _config(directory: Path) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise DamagedError("config.yaml is not YAML", where=path, got=error) from error
     else:
-        return {}
+        return {} if checkpoints.orbax_tree(directory) is None else {"format": "orbax"}
     if not isinstance(parsed, dict):
         raise DamagedError(f"{path.name} holds no names and values", where=path, got=type(parsed).__name__)
     return parsed

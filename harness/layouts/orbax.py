@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,9 @@ def _sound(directory: Path, *, there: bool = True) -> Iterator[None]:
     if there and not (directory / "_METADATA").is_file():
         got = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "an empty folder"
         raise DamagedError("this is no whole orbax folder", where=directory, got=got, expected="_METADATA, manifest.ocdbt, d/", next=_AGAIN)
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)  # orbax warns of files that only its newest versions write
     try:
         yield
     except ModuleNotFoundError as error:
@@ -80,6 +84,8 @@ def _sound(directory: Path, *, there: bool = True) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:  # orbax's and tensorstore's ways of saying it
         got = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise DamagedError("orbax cannot read or write this folder", where=directory, got=got, expected="a whole parameter tree", next=_AGAIN) from error
+    finally:
+        log.setLevel(level)
 
 
 def _tree(checkpointer: Any, directory: Path) -> Any:
