@@ -40,12 +40,14 @@ class Anatomy(NamedTuple):
 class Adapter(ABC):
     """One model family. Concrete classes are final and live one to a module.
 
-    `inputs_used` and `inputs_unused` name the sample fields that must, and must not, move the features. `kernels` names
-    the attention kernels that keep the model's arithmetic.
+    `inputs_used` and `inputs_unused` name the sample fields that must, and must not, move the features. `inputs_late` maps a field
+    to the only stack that it reaches: samples may lack it where no point of that stack is asked for, and are encoded with NaN in its
+    place. `kernels` names the attention kernels that keep the model's arithmetic.
     """
 
     inputs_used: ClassVar[tuple[str, ...]]
     inputs_unused: ClassVar[tuple[str, ...]] = ()
+    inputs_late: ClassVar[Mapping[str, str]] = {}
     kernels: ClassVar[tuple[str, ...]] = ("eager", "sdpa")
 
     subject: Subject
@@ -177,11 +179,11 @@ class Adapter(ABC):
         return tuple(point.stack for point in self.clauses if point.stream == "final_norm" and point.step is None)
 
     def require(self, samples: Sequence[Sample]) -> None:
-        """Raises UsageError when there is no sample, or one lacks an input that this family uses."""
+        """Raises UsageError when there is no sample, or one lacks an input that this family uses everywhere."""
         if not samples:
             raise UsageError("there is no sample to encode", where=self.subject.id, expected="at least one")
         for sample in samples:
-            for name in self.inputs_used:
+            for name in (name for name in self.inputs_used if name not in self.inputs_late):
                 value = getattr(sample, name)
                 if value is None or not (value.strip() if isinstance(value, str) else len(value)):
                     raise UsageError(
@@ -189,3 +191,12 @@ class Adapter(ABC):
                         where=self.subject.id,
                         expected=f"every sample to carry: {', '.join(self.inputs_used)}",
                     )
+
+    def require_late(self, batch: Batch, points: Iterable[Point]) -> None:
+        """Raises UsageError when a point is asked for that an input, which a sample of the batch lacks, would reach."""
+        reached = {point.stack for point in points}
+        for name, stack in self.inputs_late.items():
+            x = batch.inputs[name]
+            if stack in reached and self.subject.weights.kind != "meta" and bool((x != x).any()):
+                next = f"read the dataset's {name}, or ask for points of {', '.join(self.stacks())} only"
+                raise UsageError(f"a sample has no {name}, which reaches every point of {stack!r}", where=self.subject.id, expected=f"a {name} for every sample", next=next)

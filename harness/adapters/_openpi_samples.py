@@ -50,7 +50,11 @@ class Encoder(NamedTuple):
         return inputs | {"noise": np.repeat(noise[None], len(samples), axis=0)}
 
     def state(self, sample: Sample) -> np.ndarray:
-        """The sample's state as the model's numbers, in the dataset's width."""
+        """The sample's state as the model's numbers, in the dataset's width; NaN for a sample without one, unless the prompt tells it."""
+        if sample.state is None:
+            if self.settings.discrete_state:
+                raise UsageError(f"sample {sample.id!r} has no state, which is a part of this model's prompt", where=self.where)
+            return np.full(self.sizes.action_dim, np.nan)
         state, named = np.asarray(sample.state, np.float64), f"{self.where}, sample {sample.id!r}"
         if state.ndim != 1 or not np.isfinite(state).all():
             raise UsageError("the state is no row of finite numbers", where=named, got=f"{state.shape} {state.ravel()[:8]}")

@@ -34,6 +34,10 @@ class TransformerAdapter(Adapter):
     def clauses(self) -> Mapping[Point, Clause]:
         return self._clauses
 
+    def clauses_of(self, batch: Batch, points: Iterable[Point]) -> dict[Point, Clause]:
+        """What the contract says of these points on this batch, which may bring other inputs (cameras) than `encode` makes."""
+        return {point: self.clauses[point] for point in map(self.resolve, points)}
+
     @abstractmethod
     def call(self, batch: Batch) -> dict[str, Tensor]:
         """One forward of `self.model` on the batch's inputs; gradients are off."""
@@ -43,7 +47,8 @@ class TransformerAdapter(Adapter):
         """The framework's own module of a stack and the keyword inputs it receives for `batch`."""
 
     def forward(self, batch: Batch, points: Iterable[Point] = ()) -> dict[str, Tensor]:
-        with torch.no_grad(), Capture(self.model, {point: self.clauses[point] for point in map(self.resolve, points)}):
+        self.require_late(batch, self.clauses)
+        with torch.no_grad(), Capture(self.model, self.clauses_of(batch, points)):
             return self.call(batch)
 
     def state(self) -> dict[str, object]:
@@ -72,7 +77,8 @@ class TransformerAdapter(Adapter):
         ]
 
     def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Tensor], Tensor] | None = None) -> dict[Point, Tensor]:
-        wanted = {point: self.clauses[point] for point in map(self.resolve, points)}
+        wanted = self.clauses_of(batch, points)
+        self.require_late(batch, wanted)
         with torch.no_grad(), Capture(self.model, wanted, keep or whole, stop=True) as captured:
             self.call(batch)
         return captured.values

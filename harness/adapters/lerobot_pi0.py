@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -26,7 +26,7 @@ from harness.adapters._lerobot_points import pi0_clauses, token_maps, upstream_n
 from harness.adapters._lerobot_prompt import PAD, prompt_ids
 from harness.adapters._lerobot_statistics import Statistics
 from harness.adapters._lerobot_weights import Loaded, build, build_random, card_config, load, published_shapes, stored_state
-from harness.adapters._torch import Capture, whole
+from harness.adapters._torch import Capture
 from harness.adapters._transformer import TransformerAdapter
 from harness.errors import MissingError, UnknownNameError, UsageError
 from harness.types import Batch, Clause, Point, Runtime, Sample, Subject
@@ -41,6 +41,7 @@ class LerobotPI0(TransformerAdapter):
     """Every forward predicts a whole chunk; `reset` and `step` are the queue of actions that a robot is given one by one."""
 
     inputs_used = ("images", "instruction", "state")
+    inputs_late = {"state": "expert"}
     model: PI0
 
     def __init__(self, subject: Subject, runtime: Runtime, loaded: Loaded) -> None:
@@ -132,6 +133,8 @@ class LerobotPI0(TransformerAdapter):
         return prepare(pixels, side=self._config.resolution, old=self._config.old)
 
     def _state(self, sample: Sample) -> Tensor:
+        if sample.state is None:
+            return torch.full((1, self._config.max_state), torch.nan)
         state = torch.as_tensor(np.asarray(sample.state, np.float32))[None]
         return padded_state(state, self._config, self._normalise, f"{self.subject.id}, sample {sample.id!r}")
 
@@ -161,17 +164,7 @@ class LerobotPI0(TransformerAdapter):
     def call(self, batch: Batch) -> dict[str, Tensor]:
         return self.model(**batch.inputs)
 
-    def forward(self, batch: Batch, points: Iterable[Point] = ()) -> dict[str, Tensor]:
-        with torch.no_grad(), Capture(self.model, self._clauses_of(batch, points)):
-            return self.call(batch)
-
-    def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Tensor], Tensor] | None = None) -> dict[Point, Tensor]:
-        with torch.no_grad(), Capture(self.model, self._clauses_of(batch, points), keep or whole, stop=True) as captured:
-            self.call(batch)
-        return captured.values
-
-    def _clauses_of(self, batch: Batch, points: Iterable[Point]) -> dict[Point, Clause]:
-        """The clauses of `points` as this batch has them: it may bring another number of cameras than `encode` does."""
+    def clauses_of(self, batch: Batch, points: Iterable[Point]) -> dict[Point, Clause]:
         clauses = pi0_clauses(self._config, cameras=batch.inputs["pixel_values"].shape[1], steps=self._config.steps)
         return {point: clauses[point] for point in map(self.resolve, points)}
 
@@ -220,8 +213,7 @@ class LerobotPI0(TransformerAdapter):
         As upstream's `select_action`: the old layout's action is in the dataset's units, the new one's still normalised.
         """
         if not self._queue:
-            with torch.no_grad():
-                actions = self.call(batch)["actions"][..., : self._config.action_width]
+            actions = self.forward(batch)["actions"][..., : self._config.action_width]
             if self._config.old and self._statistics.action is not None:
                 actions = self._statistics.action.restore(actions.cpu())
             self._queue.extend(actions[:, : self._config.n_action_steps].transpose(0, 1))

@@ -49,6 +49,7 @@ class OpenPI(Adapter):
     """
 
     inputs_used = ("images", "instruction", "state")
+    inputs_late = {"state": "expert"}
     kernels = ("eager",)
 
     def __init__(
@@ -181,6 +182,7 @@ class OpenPI(Adapter):
     def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Array], Array] | None = None) -> dict[Point, Array]:
         """Stops once every point is there. On a CPU values are read-only numpy arrays; an abstract subject gives shapes."""
         wanted = set(map(self.resolve, points))
+        self.require_late(batch, wanted)
         if self.subject.weights.kind == "meta":
             return self._shapes(batch, wanted)
         found: dict[Point, Array] = {}
@@ -207,6 +209,7 @@ class OpenPI(Adapter):
     def forward(self, batch: Batch, points: Iterable[Point] = ()) -> dict[str, Array]:
         """The embedded prefix, its mask and positions, `velocity.SS`, and `actions` (n, horizon, a) as the model's normalised numbers."""
         wanted = set(map(self.resolve, points))
+        self.require_late(batch, self.clauses)
         outputs: dict[str, Array] = {}
         for name, value in self._walk(batch):
             if isinstance(name, str) and name.startswith(OUTPUTS):

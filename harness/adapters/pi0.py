@@ -7,7 +7,7 @@ then the actions; one pass for every denoise step). Cameras that a sample does n
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -21,7 +21,7 @@ from harness.adapters._lerobot_prompt import prompt_ids
 from harness.adapters._pi0_inputs import PREPROCESSING, Processor, fitted
 from harness.adapters._pi0_points import pi0_clauses, token_maps, upstream_names
 from harness.adapters._pi0_weights import build, build_random, config_of, load, published_shapes, published_state
-from harness.adapters._torch import Capture, whole
+from harness.adapters._torch import Capture
 from harness.adapters._transformer import TransformerAdapter
 from harness.errors import MissingError, UnknownNameError, UsageError
 from harness.types import Batch, Clause, Point, Runtime, Sample, Subject
@@ -38,6 +38,7 @@ class PI0(TransformerAdapter):
     """Every forward predicts a whole chunk from the same noise for every sample; nothing is carried from one to the next."""
 
     inputs_used = ("images", "instruction", "state")
+    inputs_late = {"state": "expert"}
     model: PI0ForConditionalGeneration
 
     def __init__(self, subject: Subject, runtime: Runtime, model: PI0ForConditionalGeneration) -> None:
@@ -136,6 +137,8 @@ class PI0(TransformerAdapter):
         return torch.from_numpy(one).expand(rows, -1, -1)
 
     def _state(self, sample: Sample) -> np.ndarray:
+        if sample.state is None:
+            return np.full(self.model.config.max_state_dim, np.nan, np.float32)
         state, most = np.asarray(sample.state, np.float64).reshape(-1), self.model.config.max_state_dim
         exact = None if self._processor.state is None else len(self._processor.state[0])
         if len(state) != (exact or len(state)) or not len(state) <= most:
@@ -165,16 +168,9 @@ class PI0(TransformerAdapter):
         mask = batch.inputs["attention_mask"]
         return {"inputs_embeds": prefix, "attention_mask": mask, "position_ids": mask.cumsum(-1) - 1, "token_type_ids": torch.zeros_like(prefix)[:, :, 0]}
 
-    def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Tensor], Tensor] | None = None) -> dict[Point, Tensor]:
-        """The points as this batch has them: it may bring another number of cameras or of denoise steps than `encode` does."""
-        clauses = self._clauses_of(batch)
-        wanted = {point: clauses[point] for point in map(self.resolve, points)}
-        with torch.no_grad(), Capture(self.model, wanted, keep or whole, stop=True) as captured:
-            self.call(batch)
-        return captured.values
-
-    def _clauses_of(self, batch: Batch) -> dict[Point, Clause]:
-        return pi0_clauses(self.model.config, cameras=batch.inputs["pixel_values"].shape[1], steps=int(batch.inputs["num_steps"]))
+    def clauses_of(self, batch: Batch, points: Iterable[Point]) -> dict[Point, Clause]:
+        clauses = pi0_clauses(self.model.config, cameras=batch.inputs["pixel_values"].shape[1], steps=int(batch.inputs["num_steps"]))
+        return {point: clauses[point] for point in map(self.resolve, points)}
 
     def call_stack(self, batch: Batch, stack: str) -> tuple[nn.Module, Mapping[str, object]]:
         core, given = self.model.model, batch.inputs
@@ -193,7 +189,7 @@ class PI0(TransformerAdapter):
     def upstream(self, inputs: Mapping[str, object]) -> dict[str, Tensor]:
         """Points and outputs of one forward, named like the packs of lerobot and openpi."""
         batch = self.batch(inputs)
-        with torch.no_grad(), Capture(self.model, self._clauses_of(batch)) as captured:
+        with torch.no_grad(), Capture(self.model, self.clauses_of(batch, self.clauses)) as captured:
             named = self.call(batch)
         for step in range(steps := int(batch.inputs["num_steps"])):
             named |= {f"expert1.t{step}.{name}": named.pop(f"{name}.{step:02d}") for name in ("velocity", "x_t")}
