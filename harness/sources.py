@@ -44,8 +44,13 @@ def _collect(module: str, files: dict[str, Path]) -> None:
             _collect(name, files)
 
 
-def _imports(module: str, path: Path) -> Iterator[str]:
-    """Every name that may be a module imported by `path`, relative imports made absolute."""
+@lru_cache(maxsize=None)
+def _imports(module: str, path: Path) -> tuple[str, ...]:
+    """Every name that may be a module imported by `path`, relative imports made absolute. A file is parsed once."""
+    return tuple(_named(module, path))
+
+
+def _named(module: str, path: Path) -> Iterator[str]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

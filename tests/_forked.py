@@ -33,6 +33,9 @@ def run(context: ForkServerContext, arguments: list[str], home: Path, log: Path)
 def _pytest(arguments: list[str], home: Path, log: Path) -> None:
     os.chdir(ROOT)
     os.environ["HARNESS_HOME"] = str(home)
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"  # two runs share the cores
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     if "jax" in sys.modules:  # what one run compiles the next ones need not
         options = {"compilation_cache_dir": str(home / "jax"), "persistent_cache_min_compile_time_secs": 0, "persistent_cache_min_entry_size_bytes": -1}
         for name, value in options.items():
