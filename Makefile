@@ -40,6 +40,7 @@ test: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/capture.py --check
+	@$(BIN)/python benchmarks/pi0.py --check
 
 clean:
 	rm -rf $(VENV) .harness reports/latest

@@ -28,7 +28,7 @@ PROMPT = 48  # tokens: the default of `PI0Processor.text_kwargs`
 
 def centred(picture: np.ndarray, side: int) -> Tensor:
     """As π0 was trained (openpi, lerobot): bilinear, in the middle of black, -1."""
-    return prepare(from_uint8(torch.from_numpy(np.ascontiguousarray(picture))), side=side, old=False)[0]
+    return prepare(from_uint8(torch.from_numpy(np.array(picture))), side=side, old=False)[0]
 
 
 def cornered(picture: np.ndarray, side: int) -> Tensor:

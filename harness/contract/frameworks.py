@@ -55,7 +55,7 @@ def frameworks(adapter: Adapter, samples: Sequence[Sample], *, families: Sequenc
 
 def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
     """The sample with pictures (height, width) that no family has to resize."""
-    return replace(sample, images={name: np.asarray(Image.fromarray(picture).resize(size[::-1])) for name, picture in sample.images.items()})
+    return replace(sample, images={name: np.array(Image.fromarray(picture).resize(size[::-1])) for name, picture in sample.images.items()})
 
 
 def _converted(adapter: Adapter, family: str, destination: Path) -> Adapter:
