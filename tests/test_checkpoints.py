@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from harness import checkpoints
+from harness.checkpoints import _digests
 from harness.checkpoints import canonical_digest, directory_digest, file_digest, locate, published_sha256, verify, verify_digests
 from harness.errors import DamagedError, HarnessError, MissingError
 
@@ -182,7 +182,7 @@ def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return file_digest(path)
 
-    monkeypatch.setattr(checkpoints, "file_digest", counted)
+    monkeypatch.setattr(_digests, "file_digest", counted)
     return names
 
 

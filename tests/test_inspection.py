@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, Dinov2Config, LlamaConfig
 
 from harness import checkpoints, inspection, registry
+from harness.checkpoints import _digests
 from harness.adapters.language import Language
 from harness.adapters.openvla import OpenVLA
 from harness.adapters.vision import Vision
@@ -451,7 +452,7 @@ def test_dtypes_alone_make_a_difference_that_can_still_be_compared(tiny: Path, t
 
 def test_bytes_are_read_only_when_asked_for(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "file_digest", lambda path: pytest.fail(f"{path} was read"))
+        patch.setattr(_digests, "file_digest", lambda path: pytest.fail(f"{path} was read"))
         assert inspect(tiny).content is None
     content = inspect(tiny, digest=True, memory=tmp_path / "digests.json").content
     assert content == inspection.Content(checkpoints.directory_digest(tiny), 0)
