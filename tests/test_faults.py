@@ -1,7 +1,7 @@
 """Every fault turns exactly the findings that name it red.
 
-All run on small subjects, which take every code path, one of each family: a shipped checkpoint where there is one. Those that a finding
-about trained weights names run on all findings that only trained weights can answer as well.
+All run on small subjects, which take every code path, one of each family for every finding: random weights with dropout, a shipped
+checkpoint where upstream's tensors are asked for. Those that a finding about trained weights names run on all findings that only trained weights can answer as well.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def selection(fault: str) -> list[findings.Case]:
         for case in findings.cases([finding]):
             family, scale = cards.model_card(case.subject.partition(":")[0]).family, case.subject.partition(":")[2]
             if subjects.marker(case.subject) == "mock" and family in reached and named.get(scale, True):
-                best = min(subject_of.get(family, case.subject), case.subject, key=lambda subject: (subject.endswith(":mock"), subject))
+                best = min(subject_of.get(family, case.subject), case.subject, key=lambda subject: (not subject.endswith(":mock"), subject))
                 subject_of[family] = best
         chosen += [case for case in findings.cases([finding]) if case.subject in subject_of.values()]
     return chosen

@@ -1,4 +1,4 @@
-"""Every denoise step is read at the first one."""
+"""The blocks of every denoise step are read at the first one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def first_step(patch: Patch) -> None:
     def walk(*args: object, **options: object) -> Iterator[tuple[Point | str, Array]]:
         first: dict[Point, Array] = {}
         for name, value in original(*args, **options):
-            if isinstance(name, Point) and name.step is not None:
+            if isinstance(name, Point) and name.step is not None and name.layer is not None:
                 value = first.setdefault(replace(name, step=0), value)  # noqa: PLW2901
             yield name, value
 
-    def moved(_: Point, clause: Clause) -> Clause:
-        return clause if clause.call is None else replace(clause, call=0)
+    def moved(point: Point, clause: Clause) -> Clause:
+        return clause if clause.call is None or point.layer is None else replace(clause, call=0)
 
     patch(openpi, "walk", walk)
     move_hooks(patch, moved)

@@ -13,7 +13,8 @@ def span_off_by_one(patch: Patch) -> None:
     def change(tokens: TokenMap) -> TokenMap:
         if "image.0" not in tokens.spans:
             return tokens
-        moved = {name: span.roll(-1, dims=1) if name != "padding" else span for name, span in tokens.spans.items()}
+        order = [*range(1, tokens.mask.shape[1]), 0]
+        moved = {name: span[:, order] if name != "padding" else span for name, span in tokens.spans.items()}
         return TokenMap(tokens.mask, moved)
 
     change_tokens(patch, "lm", change)

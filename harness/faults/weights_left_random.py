@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.adapters import Adapter
 from harness.faults import Patch
-from harness.faults._seams import change_loading
+from harness.faults._seams import change_model
 
 __all__ = ["weights_left_random"]
 
@@ -20,4 +20,4 @@ def weights_left_random(patch: Patch) -> None:
             if ("layers." in name or "layer." in name) and parameter.ndim == 2:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.04)
 
-    change_loading(patch, spoil)
+    change_model(patch, spoil)

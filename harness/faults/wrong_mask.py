@@ -10,4 +10,4 @@ __all__ = ["wrong_mask"]
 
 
 def wrong_mask(patch: Patch) -> None:
-    change_tokens(patch, "lm", lambda tokens: TokenMap(tokens.mask.flip(1), tokens.spans))
+    change_tokens(patch, "lm", lambda tokens: TokenMap(tokens.mask[:, list(reversed(range(tokens.mask.shape[1])))], tokens.spans))
