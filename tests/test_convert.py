@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from harness import cli, registry
+from harness import registry
+from harness.cli._app import app
 from harness.errors import DamagedError, HarnessError, MissingError, UnknownNameError, UsageError
 from harness.layouts.pi0 import EMBEDDING, EXPERT_HEAD, HEAD, new_name, old_name
 from harness.layouts.pi0_arrays import Heads, Sizes
@@ -314,7 +315,7 @@ def test_nothing_is_asked_for_that_a_file_tells(tmp_path: Path) -> None:
 
 def test_the_command_converts_and_says_where(tmp_path: Path) -> None:
     source = of_openpi(tmp_path / "source")
-    done = CliRunner().invoke(cli.app, ["convert", str(source), str(tmp_path / "there"), "--to", "lerobot_pi0", "--old-names"])
+    done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "there"), "--to", "lerobot_pi0", "--old-names"])
     assert done.exit_code == 0 and str(tmp_path / "there") in done.output
     assert old_name(HEAD) in arrays(tmp_path / "there")
 
@@ -331,7 +332,7 @@ def test_the_command_converts_and_says_where(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_command_is_explained(arguments: list[str], match: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli.app, ["convert", str(of_openpi(tmp_path / "source")), str(tmp_path / "there"), *arguments])
+    done = CliRunner().invoke(app, ["convert", str(of_openpi(tmp_path / "source")), str(tmp_path / "there"), *arguments])
     assert isinstance(done.exception, HarnessError) and match in str(done.exception)
 
 

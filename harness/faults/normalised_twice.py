@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from harness.faults import Patch
 from harness.faults._seams import change_encoding
-from harness.types import Batch
 
 __all__ = ["normalised_twice"]
 

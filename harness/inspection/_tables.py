@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from harness.inspection._inspect import Difference, Fit, Inspection
+from harness.inspection._difference import Difference
+from harness.inspection._inspect import Fit, Inspection
 
 __all__ = ["Table", "as_json", "tables"]
 

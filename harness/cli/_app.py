@@ -1,0 +1,66 @@
+"""The command's application, the options that several commands have, and how they print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from harness.errors import UnknownNameError
+from harness.types import Progress
+
+__all__ = ["HELP", "JsonOption", "app", "choice", "print_json", "progress_bar", "show"]
+
+HELP = "The `harness` command: parse, call one library function, write. Exit 0 holds, 1 it does not, 2 usage."
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}, help=HELP)
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+def choice(option: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise UnknownNameError(option, value, known)
+    return value
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on the error stream that appears with the first report."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    bar = Bar(console=Console(stderr=True), transient=True)
+
+    def report(done: int, total: int, label: str) -> None:
+        if not bar.tasks:
+            bar.add_task("")
+            bar.start()
+        bar.update(bar.task_ids[0], description=label, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        if bar.tasks:
+            bar.stop()
+
+
+def print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def show(header: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))  # not markup: an extra such as .[ray] is no style
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
