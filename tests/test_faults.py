@@ -1,7 +1,7 @@
 """Every fault turns exactly the findings that name it red.
 
-All run on small subjects, which take every code path, one of each family for every finding: random weights with dropout, a shipped
-checkpoint where upstream's tensors are asked for. Those that a finding about trained weights names run on all findings that only trained weights can answer as well.
+All run on small subjects, which take every code path: random weights with dropout, a shipped checkpoint where upstream's tensors are
+asked for. Those that a finding about trained weights names run on all findings that only trained weights can answer as well.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from zlib import crc32
 
 import _forked
 import pytest
@@ -35,19 +36,21 @@ SHAPES = [finding for finding in FINDINGS if finding.scales == ["abstract"]]
 
 
 def selection(fault: str) -> list[findings.Case]:
-    """What a fault is run on: every finding of the families that it can reach, on one subject of each; shapes of published sizes,
-    and findings that only trained weights answer, if one of their kind names it."""
-    reached = reach(fault)
-    named = {kind: any(fault in finding.broken_by for finding in members) for kind, members in (("real", TRAINED), ("abstract", SHAPES))}
-    chosen = [case for finding in TRAINED if named["real"] for case in findings.cases([finding])]
+    """What a fault is run on: findings that name it on one subject of every family that it can reach, the others on one subject of one
+    family, another one for every fault; shapes of published sizes, and findings that only trained weights answer, if one of
+    their kind names it."""
+    reached = sorted(reach(fault), key=lambda family: crc32(f"{fault} {family}".encode()))
+    asked = {kind: any(fault in finding.broken_by for finding in members) for kind, members in (("real", TRAINED), ("abstract", SHAPES))}
+    chosen = [case for finding in TRAINED if asked["real"] for case in findings.cases([finding])]
     for finding in FINDINGS:
-        subject_of = {}
-        for case in findings.cases([finding]):
-            family, scale = cards.model_card(case.subject.partition(":")[0]).family, case.subject.partition(":")[2]
-            if subjects.marker(case.subject) == "mock" and family in reached and named.get(scale, True):
-                best = min(subject_of.get(family, case.subject), case.subject, key=lambda subject: (not subject.endswith(":mock"), subject))
-                subject_of[family] = best
-        chosen += [case for case in findings.cases([finding]) if case.subject in subject_of.values()]
+        cases = findings.cases([finding])
+        of_family: dict[str, list[str]] = {}
+        for subject in dict.fromkeys(case.subject for case in cases):
+            if subjects.marker(subject) == "mock" and asked.get(subject.partition(":")[2], True):
+                of_family.setdefault(cards.model_card(subject.partition(":")[0]).family, []).append(subject)
+        subject_of = [min(of_family[family], key=lambda subject: (not subject.endswith(":mock"), subject)) for family in reached if family in of_family]
+        kept = subject_of if fault in finding.broken_by else subject_of[:1]
+        chosen += [case for case in cases if case.subject in kept]
     return chosen
 
 

@@ -27,6 +27,7 @@ OTHERS: Mapping[str, Mapping[str, Any]] = {
         "text_config": {"hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 2048, "head_dim": 128},
         "vision_config": {"out_hidden_size": 1024, "patch_size": 28},
     },
+    "lerobot_pi0": {"paligemma_variant": "gemma_300m"},
     "openpi": {
         "image_keys": ["base_0_rgb", "left_wrist_0_rgb"],
         "max_token_len": 64,
