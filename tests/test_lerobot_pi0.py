@@ -523,7 +523,6 @@ def test_the_heads_of_an_unknown_tower_must_be_said_somewhere(pack: Path) -> Non
 
 BAD_SAMPLES: dict[str, tuple[Callable[[Sample], Sample], type[HarnessError], str]] = {
     "no instruction": (lambda sample: replace(sample, instruction=" "), UsageError, "no instruction"),
-    "no state": (lambda sample: replace(sample, state=None), UsageError, "no state"),
     "a state of another width": (lambda sample: replace(sample, state=np.zeros(6)), UsageError, "got      6(.|\n)*expected 7"),
     "a state of two axes": (lambda sample: replace(sample, state=np.zeros((1, 7))), UsageError, "another width"),
     "a camera is missing": (lambda sample: replace(sample, images={"primary": sample.images["primary"], "top": sample.images["wrist"]}), UsageError, "no camera wrist"),

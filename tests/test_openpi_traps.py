@@ -405,7 +405,6 @@ SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "grey picture": ({}, {"images": dict.fromkeys(("primary", "wrist"), PICTURE[..., 0])}, "not an RGB picture"),
     "no instruction": ({}, {"instruction": " "}, "has no instruction"),
     "long instruction": ({}, {"instruction": "open it " * 20}, r"longer than the model takes(.|\n)*42 tokens(.|\n)*at most 24"),
-    "no state": ({}, {"state": None}, "has no state"),
     "short state": ({}, {"state": np.zeros(7)}, r"another width(.|\n)*7 numbers(.|\n)*8 numbers"),
     "state of NaN": ({}, {"state": np.full(8, np.nan)}, "finite numbers"),
     "states": ({}, {"state": np.zeros((2, 8))}, "finite numbers"),

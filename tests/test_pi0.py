@@ -233,7 +233,6 @@ def changed(**fields: object) -> Callable[[Sample], Sample]:
 
 
 BAD_SAMPLES = {
-    "no state": (changed(state=None), UsageError, "no state"),
     "no instruction": (changed(instruction=" "), UsageError, "no instruction"),
     "a camera is missing": (lambda sample: replace(sample, images={"primary": sample.images["primary"], "side": sample.images["primary"]}), UsageError, "no camera wrist"),
     "too much state": (changed(state=np.zeros(11)), UsageError, r"another width(.|\n)*11(.|\n)*at most 10"),
