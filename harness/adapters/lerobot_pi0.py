@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters._base import Anatomy, Norm
+from harness.adapters._denoise_points import upstream_names
 from harness.adapters._lerobot_config import ACTION, STATE, PI0Config
 from harness.adapters._lerobot_image import from_uint8, prepare
 from harness.adapters._lerobot_inputs import TOKEN_MASK, TOKENS, clock, fit, noise_of, own_cameras, padded_state
 from harness.adapters._lerobot_network import PI0, additive
 from harness.adapters._lerobot_norm import ScaledRMSNorm
-from harness.adapters._lerobot_points import pi0_clauses, token_maps, upstream_names
+from harness.adapters._lerobot_points import pi0_clauses, token_maps
 from harness.adapters._lerobot_prompt import PAD, prompt_ids
 from harness.adapters._lerobot_statistics import Statistics
 from harness.adapters._lerobot_weights import Loaded, build, build_random, card_config, load, published_shapes, stored_state

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import PI0ForConditionalGeneration
 
 from harness.adapters._base import Anatomy, Norm
+from harness.adapters._denoise_points import upstream_names
 from harness.adapters._lerobot_prompt import prompt_ids
 from harness.adapters._pi0_inputs import PREPROCESSING, Processor, fitted
-from harness.adapters._pi0_points import pi0_clauses, token_maps, upstream_names
+from harness.adapters._pi0_points import pi0_clauses, token_maps
 from harness.adapters._pi0_weights import build, build_random, config_of, load, published_shapes, published_state
 from harness.adapters._torch import Capture
 from harness.adapters._transformer import TransformerAdapter
