@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -93,14 +93,10 @@ def in_order(blocks: Sequence[np.ndarray], order: Sequence[int]) -> np.ndarray:
     return np.concatenate(blocks)[np.argsort(order)]
 
 
-def keeper(batch: Batch, points: Iterable[Point], pooling: str, device: str) -> Callable[[Point, Array], Array]:
-    """The reduction a capture applies on the device: tokens (n, t, d) to rows (n, d) by the pooling of each stack."""
-    weights = {stack: _to(poolings.token_weights(pooling, batch.tokens[stack]), device) for stack in {point.stack for point in points}}
-    return partial(_pool, weights)
-
-
-def _pool(weights: Mapping[str, Array], point: Point, values: Array) -> Array:
-    return poolings.pool(values, weights[point.stack])
+def keeper(batch: Batch, points: Iterable[Point], pooling: str, device: str) -> poolings.Pooler:
+    """The pooling of each stack of `points` for this batch, its weights on the device."""
+    stacks = {point.stack for point in points}
+    return poolings.Pooler({stack: _to(poolings.token_weights(pooling, batch.tokens[stack]), device) for stack in stacks})
 
 
 def feature_key(subject: Subject, runtime: Runtime, dataset: Dataset, point: Point, pooling: str, fault: str | None = None) -> Key:

@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import or_
 from types import ModuleType
+from typing import NamedTuple
 
 from harness.errors import UnknownNameError, UsageError
-from harness.types import Array, TokenMap
+from harness.types import Array, Point, TokenMap
 
-__all__ = ["POOLINGS", "pool", "token_weights"]
+__all__ = ["POOLINGS", "Pooler", "pool", "token_weights"]
 
 SLICES = 8  # of the width: a float64 copy of a whole layer would cost a sixteenth of keeping all layers of a 32-layer model
 
@@ -63,6 +64,18 @@ def token_weights(pooling: str, tokens: TokenMap) -> Array:
         return POOLINGS[kind](mask)
 
 
+class Pooler(NamedTuple):
+    """The reduction a capture applies on the device: tokens (n, t, d) to rows (n, d) by the token weights (n, t) of a point's stack.
+
+    A pytree, so that a compiled program takes the weights as arguments and pools inside.
+    """
+
+    weights: Mapping[str, Array]
+
+    def __call__(self, point: Point, values: Array) -> Array:
+        return pool(values, self.weights[point.stack])
+
+
 def pool(values: Array, weights: Array) -> Array:
     """Rows (n, d) in float32: the weighted sum of `values` (n, t, d) over tokens, accumulated in float64.
 
@@ -75,7 +88,7 @@ def pool(values: Array, weights: Array) -> Array:
             expected="activations (n, t, d) with weights (n, t): a mask of the captured sequence, images included",
         )
     xp = _namespace(values)
-    step = max(1, -(-values.shape[2] // SLICES))
+    step = max(1, -(-values.shape[2] // (1 if xp.__name__.startswith("jax") else SLICES)))
     with _double(values):
         used, row = (weights != 0)[:, :, None], weights[:, None, :]
         sums = [row @ _float64(xp.where(used, values[:, :, start : start + step], 0.0)) for start in range(0, values.shape[2], step)]

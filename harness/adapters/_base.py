@@ -98,7 +98,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Array], Array] | None = None) -> dict[Point, Array]:
-        """The given points during one forward: (n, t, d) float32, or what `keep` makes of them on the device."""
+        """The given points during one forward: (n, t, d) float32, or what `keep` makes of them on the device.
+
+        A family that compiles its network may run a `pooling.Pooler` inside the program; any other `keep` sees values, not traces.
+        """
 
     @abstractmethod
     def forward(self, batch: Batch, points: Iterable[Point] = ()) -> dict[str, Array]:

@@ -1,12 +1,11 @@
 """π0's flow: the prefix once, then Euler steps of the action expert from noise to actions, one compiled block after the other.
 
-`walk` names everything it computes as it goes and holds nothing of it; `sample` is the same as one function, which composes under
-`jax.jit`. Time runs from 1 (noise) to 0 (data), accumulated in float32 as upstream's loop does.
+`walk` names everything it computes as it goes and holds nothing of it; `sample` and `kept` are the same as one program each. Time runs from 1 (noise) to 0 (data), accumulated in float32 as upstream's loop does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -17,9 +16,10 @@ from jax import numpy as jnp
 
 from harness.adapters import _openpi_gemma as gemma
 from harness.adapters import _openpi_siglip as siglip
+from harness.pooling import Pooler
 from harness.types import Point
 
-__all__ = ["Inputs", "Network", "clock", "sample", "time_condition", "walk"]
+__all__ = ["Inputs", "Network", "clock", "kept", "sample", "time_condition", "walk"]
 
 SHORTEST, LONGEST = 4e-3, 4.0  # periods of the time's embedding
 Parameters = Mapping[str, Array]
@@ -71,20 +71,23 @@ class Stepped(NamedTuple):
     actions: Array
 
 
-def sample(
-    network: Network, inputs: Inputs, *, steps: int, on_point: Callable[[Point, Array], object] | None = None
-) -> Array:
-    """Normalised actions (n, horizon, a) after `steps` Euler steps; `on_point` is given every point as it appears.
+@partial(jax.jit, static_argnames="steps")
+def sample(network: Network, inputs: Inputs, *, steps: int) -> Array:
+    """Normalised actions (n, horizon, a) after `steps` Euler steps, as one program."""
+    return next(value for name, value in walk(network, inputs, steps=steps) if name == "actions")
 
-    Vision points come as (n, cameras, patches, d), all others as (n, t, d), in the dtype they are computed in.
-    """
-    actions = inputs.noise
+
+@partial(jax.jit, static_argnames=("steps", "wanted"))
+def kept(network: Network, inputs: Inputs, pooler: Pooler | None, *, steps: int, wanted: frozenset[Point]) -> dict[Point, Array]:
+    """The wanted points as float32 (n, t, d), or as the rows the pooler makes of them: one program, cut behind its last point."""
+    found: dict[Point, Array] = {}
     for name, value in walk(network, inputs, steps=steps):
-        if isinstance(name, Point) and on_point is not None:
-            on_point(name, value)
-        if name == "actions":
-            actions = value
-    return actions
+        if name in wanted:
+            tokens = value.astype(jnp.float32).reshape(len(value), -1, value.shape[-1])
+            found[name] = tokens if pooler is None else pooler(name, tokens)
+        if len(found) == len(wanted):
+            break
+    return found
 
 
 def walk(network: Network, inputs: Inputs, *, steps: int) -> Iterator[tuple[Point | str, Array]]:

@@ -6,8 +6,8 @@ Stacks: `vision` and `projector` (the cameras of a sample one after the other), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import final
 
@@ -23,7 +23,7 @@ from harness.adapters._base import Adapter, Anatomy, Norm
 from harness.adapters._openpi_device import device_of, float32, generators, modes, pointers
 from harness.adapters._openpi_inputs import Tokenizer, tokenizer_of
 from harness.adapters._openpi_points import clauses, token_maps
-from harness.adapters._openpi_sampler import Inputs, Network, clock, time_condition, walk
+from harness.adapters._openpi_sampler import Inputs, Network, clock, kept, time_condition, walk
 from harness.adapters._openpi_samples import Encoder, require_fit
 from harness.adapters._openpi_settings import Settings, settings_of
 from harness.adapters._openpi_sizes import Sizes, infer, leaf_shapes, sizes_of
@@ -31,6 +31,7 @@ from harness.adapters._openpi_stats import Statistics, find, parse
 from harness.adapters._openpi_upstream import named
 from harness.adapters._openpi_weights import published, stored_sizes
 from harness.errors import MissingError, UsageError
+from harness.pooling import Pooler
 from harness.types import Array, Batch, Clause, Point, Runtime, Sample, Subject
 
 __all__ = ["OpenPI"]
@@ -124,14 +125,6 @@ class OpenPI(Adapter):
     def picture_size(self) -> tuple[int, int]:
         return self.settings.image_size
 
-    @property
-    def prompt_limit(self) -> int:
-        return self.settings.prompt_tokens
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        return self.settings.image_size
-
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """Raises UsageError for a missing camera, a state of another width than the dataset's, a prompt that is too long."""
         self.require(samples)
@@ -175,43 +168,42 @@ class OpenPI(Adapter):
             return jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), inputs), steps
         return jax.device_put(inputs, device_of(self.runtime)), steps
 
-    def _walk(self, batch: Batch) -> Iterator[tuple[Point | str, JaxArray]]:
-        inputs, steps = self.placed(batch)
-        return walk(self.network, inputs, steps=steps)
-
     def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Array], Array] | None = None) -> dict[Point, Array]:
-        """Stops once every point is there. On a CPU values are read-only numpy arrays; an abstract subject gives shapes."""
-        wanted = set(map(self.resolve, points))
+        """Stops behind the last point. Pooled rows come from one program for each shape of batch, compiled at first use; else blocks
+        run one after the other and values are, on a CPU, read-only numpy arrays. An abstract subject gives shapes.
+        """
+        wanted = frozenset(map(self.resolve, points))
         self.require_late(batch, wanted)
-        if self.subject.weights.kind == "meta":
-            return self._shapes(batch, wanted)
+        inputs, steps = self.placed(batch)
         found: dict[Point, Array] = {}
-        for name, value in self._walk(batch) if wanted else ():
-            if name in wanted:
-                whole = float32(value, len(batch.sample_ids), on_host=self.runtime.device == "cpu")
-                found[name] = whole if keep is None else keep(name, whole)
-                if len(found) == len(wanted):
-                    break
+        if self.subject.weights.kind == "meta":
+            found = jax.eval_shape(partial(kept, steps=steps, wanted=wanted), self.network, inputs, None)
+        elif isinstance(keep, Pooler):
+            found = kept(self.network, inputs, self._put(keep), steps=steps, wanted=wanted)
+        else:
+            for name, value in walk(self.network, inputs, steps=steps) if wanted else ():
+                if name in wanted:
+                    whole = float32(value, len(batch.sample_ids), on_host=self.runtime.device == "cpu")
+                    found[name] = whole if keep is None else keep(name, whole)
+                    if len(found) == len(wanted):
+                        break
         if lacking := sorted(wanted - found.keys()):
             got, next = f"{batch.inputs.get('num_steps')} steps, so no {lacking[0]}", "name the steps in options.num_steps"
             raise UsageError("the batch asks for fewer steps than the contract has", where=self.subject.id, got=got, next=next)
         return found
 
-    def _shapes(self, batch: Batch, wanted: set[Point]) -> dict[Point, Array]:
-        inputs, steps = self.placed(batch)
-
-        def traced(network: Network, given: Inputs) -> dict[Point, JaxArray]:
-            values = {name: value for name, value in walk(network, given, steps=steps) if name in wanted}
-            return {point: value.reshape(len(value), -1, value.shape[-1]).astype(jnp.float32) for point, value in values.items()}
-
-        return dict(jax.eval_shape(traced, self.network, inputs))
+    def _put(self, pooler: Pooler) -> Pooler:
+        """The pooler with its float64 weights on the network's device."""
+        with jax.enable_x64(True):
+            return jax.device_put(pooler, device_of(self.runtime))
 
     def forward(self, batch: Batch, points: Iterable[Point] = ()) -> dict[str, Array]:
         """The embedded prefix, its mask and positions, `velocity.SS`, and `actions` (n, horizon, a) as the model's normalised numbers."""
         wanted = set(map(self.resolve, points))
         self.require_late(batch, self.clauses)
         outputs: dict[str, Array] = {}
-        for name, value in self._walk(batch):
+        inputs, steps = self.placed(batch)
+        for name, value in walk(self.network, inputs, steps=steps):
             if isinstance(name, str) and name.startswith(OUTPUTS):
                 outputs[name] = np.asarray(value) if self.runtime.device == "cpu" else value
             elif name in wanted:
