@@ -1,37 +1,128 @@
-"""From a dataset card to samples: runs the card's reader and names what was read by one digest."""
+"""From a dataset's card, path or name to samples: which reader, which part of it, and one digest that names what is read."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from harness import registry
-from harness.cards import dataset_card
-from harness.checkpoints import canonical_digest, file_digest
-from harness.errors import DamagedError, UsageError
+from harness.cards import dataset_card, dataset_cards
+from harness.checkpoints import canonical_digest
+from harness.datasets import Reader
+from harness.errors import DamagedError, UnknownNameError, UsageError
 from harness.sources import module_digest
-from harness.types import Sample
+from harness.types import Broken, Sample
 
-__all__ = ["Dataset", "read"]
+__all__ = ["Dataset", "Selection", "Stream", "read", "stream"]
 
 
 class Dataset(NamedTuple):
-    """Samples in their fixed order; `digest` covers the card, the reader's code and the bytes of its file."""
+    """Samples in their fixed order; `digest` covers the reader's name, code and options, and the content of its file."""
 
     name: str
     digest: str
     samples: tuple[Sample, ...]
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which samples of a dataset: the first `episodes`, the first `steps` of each, and of those the ids in `plan`; None is all."""
+
+    episodes: int | None = None
+    steps: int | None = None
+    plan: frozenset[str] | None = None
+
+    def chosen(self, records: Iterator[Sample | Broken]) -> Iterator[Sample | Broken]:
+        """The chosen ones of the records of whole episodes, in order."""
+        episode, count = None, 0
+        for record in records:
+            episode, count = (episode, count + 1) if record.episode == episode and episode else (record.episode, 1)
+            if (self.steps is None or count <= self.steps) and (self.plan is None or record.id in self.plan):
+                yield record
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A dataset that is read a shard at a time; the same `digest` and `selection` are the same samples in the same order."""
+
+    name: str
+    digest: str
+    reader: Reader = field(repr=False)
+    selection: Selection = Selection()
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes are read."""
+        return len(self.reader) if self.selection.episodes is None else min(len(self.reader), self.selection.episodes)
+
+    @property
+    def shards(self) -> int:
+        """How many shards those are."""
+        return -(-self.episodes // self.reader.shard)
+
+    def shard(self, number: int) -> Iterator[Sample | Broken]:
+        """The chosen samples of one shard: a range of episodes that depends on nothing but the format."""
+        start = number * self.reader.shard
+        return self.selection.chosen(self.reader.read(start, min(start + self.reader.shard, self.episodes)))
+
+    def __iter__(self) -> Iterator[Sample | Broken]:
+        for number in range(self.shards):
+            yield from self.shard(number)
+
+    @property
+    def selection_digest(self) -> str:
+        """One digest of the selection, 64 hex digits."""
+        plan = self.selection.plan
+        return canonical_digest({**asdict(self.selection), "plan": None if plan is None else sorted(plan)})
+
+
 @lru_cache
 def read(name: str) -> Dataset:
-    """Every sample of dataset `name`. Raises UnknownNameError, DamagedError, UsageError when ids repeat."""
-    card = dataset_card(name)
-    path = (card.folder / card.path).resolve() if card.path else None
-    if path is not None and not path.exists():
-        raise DamagedError("a dataset card points to a file that is not there", where=f"{name}, field path", got=path)
-    samples = tuple(registry.load("datasets", card.reader)(path, **card.options))
-    if len({sample.id for sample in samples}) != len(samples):
-        raise UsageError("sample ids repeat", where=name, got=f"{len(samples)} samples", expected="one id for each")
-    described = [card.reader, card.options, path and file_digest(path), module_digest(registry.module("datasets", card.reader))]
-    return Dataset(name, canonical_digest(described), samples)
+    """Every sample of the dataset of a card, in memory. Raises UnknownNameError, DamagedError, UsageError when ids repeat."""
+    whole = stream(name)
+    records = tuple(whole)
+    if broken := [record for record in records if isinstance(record, Broken)]:
+        raise DamagedError(f"{len(broken)} records of a dataset are broken", where=name, got=f"{broken[0].id}: {broken[0].reason}")
+    if len({sample.id for sample in records}) != len(records):
+        raise UsageError("sample ids repeat", where=name, got=f"{len(records)} samples", expected="one id for each")
+    return Dataset(name, whole.digest, records)
+
+
+def stream(source: str, *, selection: Selection = Selection(), reader: str | None = None, options: Mapping[str, Any] | None = None) -> Stream:
+    """The dataset of a card, a path, or a name that a format knows; `options` are the reader's own, over those of the card.
+
+    `reader` names the format where a path does not tell. Raises UnknownNameError, UsageError, DamagedError, MissingError.
+    """
+    given = dict(options or {})
+    if reader is None and source in dataset_cards():
+        card = dataset_card(source)
+        path: Path | str = (card.folder / card.path).resolve() if card.path else source
+        if isinstance(path, Path) and not path.exists():
+            raise DamagedError("a dataset card points to a file that is not there", where=f"{source}, field path", got=path)
+        reader, given = card.reader, {**card.options, **given}
+    else:
+        path = Path(source) if Path(source).exists() else source
+        reader = reader or _recognised(path, source)
+    format = registry.load("datasets", reader)
+    known = {name for name in inspect.signature(format.__init__).parameters if name not in ("self", "path")}
+    if unknown := sorted(given.keys() - known):
+        raise UnknownNameError(f"option of datasets read as {reader}", unknown[0], known, where=source)
+    opened = format(path, **given)
+    described = [reader, given, opened.identity(), module_digest(registry.module("datasets", reader))]
+    return Stream(source, canonical_digest(described), opened, selection)
+
+
+def _recognised(path: Path | str, source: str) -> str:
+    """The one format that says this is its own. Raises UnknownNameError when none does, UsageError when several do."""
+    found = [name for name in registry.names("datasets") if registry.load("datasets", name).recognises(path)]
+    if len(found) > 1:
+        raise UsageError("several formats read this dataset", where=source, got=", ".join(found), next=f"--reader {found[0]}")
+    if not found:
+        formats = ", ".join(registry.names("datasets"))
+        next = f"--reader NAME, one of {formats}, if it is another folder's layout"
+        raise UnknownNameError("dataset", source, dataset_cards(), where="neither a card, nor a path that a format recognises", next=next)
+    return found[0]

@@ -29,7 +29,7 @@ def names(kind: str) -> tuple[str, ...]:
 def load(kind: str, name: str) -> Any:
     """The one object that plug-in `name` of `kind` exports. Raises UnknownNameError, ContractError.
 
-    The type depends on the kind: an Adapter class for adapters, a function for everything else.
+    The type depends on the kind: an Adapter class for adapters, a Reader class for datasets, a function for everything else.
     """
     where = module(kind, name)
     if name in _entry_points(kind):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import total_ordering
 from pathlib import Path
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Array",
     "Batch",
+    "Broken",
     "Clause",
+    "Episode",
     "Features",
     "Measurement",
     "Point",
@@ -79,7 +81,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Sample:
-    """One observation. `images` are RGB uint8 (height, width, 3) by camera; `group` is what a split must not cut."""
+    """One observation. `images` are RGB uint8 (height, width, 3) by camera; `group` is what a split must not cut.
+
+    `fields` is what else the record says of this step, such as the action's parts as the dataset names them, or success.
+    """
 
     id: str
     instruction: str = ""
@@ -89,6 +94,27 @@ class Sample:
     group: str = ""
     episode: str = ""
     step: int | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that could not become a sample: the id that it would have had, and why."""
+
+    id: str
+    reason: str
+    episode: str = ""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration or rollout: its steps in order, the task's instruction, and whether the task was done (None: nobody knows)."""
+
+    id: str
+    instruction: str
+    steps: Sequence[Sample]
+    success: bool | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

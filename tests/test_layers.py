@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # A module imports strictly lower layers only; modules of one package may use that package's private modules.
 LAYERS = [
     {"errors"},
-    {"types", "checkpoints"},
+    {"types", "checkpoints", "pictures"},
     {"registry", "cards", "pooling", "layouts"},
     {"sources", "converters", "metrics", "datasets", "adapters"},
     {"store", "snapshot", "readers", "subjects"},

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from harness import readers
-from harness.datasets.instructions import instructions
-from harness.datasets.photos import photos
+from harness.datasets.instructions import Instructions
+from harness.datasets.photos import Photos
 from harness.errors import DamagedError, UnknownNameError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def test_photographs_are_real_and_differ() -> None:
 
 
 def test_a_photograph_can_be_changed_without_changing_the_next_reading() -> None:
-    first, again = next(photos(DATA, n=1)), next(photos(DATA, n=1))
+    first, again = next(iter(Photos(DATA, n=1))), next(iter(Photos(DATA, n=1)))
     assert np.array_equal(first.images["primary"], again.images["primary"])
     first.images["primary"][:] = 0
     assert again.images["primary"].any()
@@ -87,7 +87,7 @@ def test_a_photograph_can_be_changed_without_changing_the_next_reading() -> None
 def test_templates_multiply_the_samples_and_keep_the_group(tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps({"instructions": [{"id": "a", "instruction": "open it"}, {"id": "b", "instruction": "shut it", "of": "a"}]}), encoding="utf-8")
-    found = list(instructions(path, templates=("{}", "please {}!")))
+    found = list(Instructions(path, templates=("{}", "please {}!")))
     assert [(sample.id, sample.instruction, sample.group) for sample in found] == [
         ("a/0", "open it", "a"),
         ("b/0", "shut it", "a"),
@@ -105,12 +105,12 @@ def test_a_damaged_file_is_refused_whole(tmp_path: Path, content: str | bytes) -
     path = tmp_path / "tasks.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DamagedError, match=r"an instruction file is not readable(.|\n)*tasks\.json"):
-        list(instructions(path))
+        list(Instructions(path))
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match="an instruction file is not readable"):
-        list(instructions(tmp_path / "none.json"))
+        list(Instructions(tmp_path / "none.json"))
 
 
 def card(folder: Path, **fields: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.adapters.vision import Vision, preprocess
-from harness.datasets.photos import photos
+from harness.datasets.photos import Photos
 from harness.errors import UnknownNameError, UsageError
 from harness.types import Runtime, Sample, Subject, Weights
 
@@ -29,7 +29,7 @@ def adapter() -> Vision:
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return list(photos(DATA, n=3))
+    return list(Photos(DATA, n=3))
 
 
 def test_the_points_are_embedding_blocks_and_the_norm_after_them(adapter: Vision, samples: list[Sample]) -> None:

@@ -1,1 +1,5 @@
-"""One module per dataset format; each exports one generator `(path, **options) -> Iterator[Sample]` in a fixed order."""
+"""One module per dataset format; each exports one Reader `(path, **options)`: episodes in a fixed order."""
+
+from harness.datasets._base import Reader
+
+__all__ = ["Reader"]
