@@ -1,7 +1,8 @@
 """Features on disk: safetensors shards with a JSON sidecar, addressed by everything that could have changed them.
 
-An entry is `KEY[:2]/KEY/` with `shard-0000.safetensors …` and `entry.json`. The sidecar is renamed into place last, so
+An entry is `KEY[:2]/KEY/` with `shard-0000.safetensors …` and `entry.json`. The sidecar is put into place last, so
 an entry without one does not exist. Every shard's size and digest are checked on reading; what fails is recomputed.
+A shard holds its sample ids too, and the records that gave no row with their reasons. Nothing in it tells when it was made.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from filelock import FileLock
+from blake3 import blake3
 
-from harness.checkpoints import canonical_digest, file_digest
+from harness.checkpoints import canonical_digest
 from harness.errors import DamagedError, UnknownNameError, UsageError
-from harness.types import Features
+from harness.shards import Shard, packed, unpacked
+from harness.storage import storage
+from harness.types import Broken, Features
 
-__all__ = ["Key", "Store", "StoreWarning"]
+__all__ = ["Key", "Store", "StoreWarning", "Writer"]
 
 SHARD_BYTES = 256 * 2**20
 
@@ -58,10 +61,11 @@ class Key:
 
 @final
 class Store:
-    """Content-addressed feature sets below `root`, safe to share between processes on one machine."""
+    """Content-addressed feature sets below `root`, a path or an fsspec address; safe to share between processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | str) -> None:
         self.root = root
+        self.files = storage(root)
 
     def read(self, key: Key) -> Features | None:
         """The entry of `key`, or None when there is none; a damaged one gives a StoreWarning and None, to be written anew."""
@@ -74,58 +78,38 @@ class Store:
 
     def write(self, key: Key, values: np.ndarray, sample_ids: Sequence[str]) -> Features:
         """Stores rows (n, d) float32 of `sample_ids` atomically and returns them as features. Raises UsageError."""
-        from safetensors.numpy import save_file
-
-        if values.ndim != 2 or len(values) != len(sample_ids) or values.dtype != np.float32:
-            raise UsageError("features are float32 rows, one per sample", got=f"{values.dtype} {values.shape} for {len(sample_ids)} samples")
-        if len(set(sample_ids)) != len(sample_ids):
-            raise UsageError("sample ids repeat", got=f"{len(sample_ids) - len(set(sample_ids))} duplicates", where=key.subject)
-        folder = self._folder(key.digest)
-        folder.mkdir(parents=True, exist_ok=True)
+        _require_rows(values, sample_ids, key)
+        writer = Writer(self, key)
         rows = max(1, SHARD_BYTES // max(1, values[:1].nbytes))
-        shards = []
-        for number, start in enumerate(range(0, max(1, len(values)), rows)):
-            name = f"shard-{number:04d}.safetensors"
-            with self._atomic(folder / name) as temporary:
-                save_file({"features": np.ascontiguousarray(values[start : start + rows])}, temporary)
-                shards.append({"name": name, "bytes": temporary.stat().st_size, "blake3": file_digest(temporary)})
-        entry = {
-            "key": key.digest,
-            "parts": asdict(key),
-            "shape": list(values.shape),
-            "dtype": "float32",
-            "shards": shards,
-            "sample_ids": list(sample_ids),
-            "created": time.time(),
-        }
-        entry["blake3"] = canonical_digest(entry)
-        with self._atomic(folder / "entry.json") as temporary:
-            temporary.write_text(json.dumps(entry, indent=1))
-        self._log("written", key.digest)
+        starts = range(0, max(1, len(values)), rows)
+        for number, start in enumerate(starts):
+            writer.put(number, values[start : start + rows], sample_ids[start : start + rows])
+        writer.finish(len(starts))
         return Features(values, tuple(sample_ids), key.digest)
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def writer(self, key: Key) -> Writer:
+        """Writes an entry shard by shard, going on where another process stopped."""
+        return Writer(self, key)
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
         """Held by the one process that extracts; `name` covers all feature sets of the same forward passes."""
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
-            yield
+        return self.files.lock(f"locks/{name}.lock")
 
     def entries(self) -> list[dict[str, Any]]:
-        """The sidecars of all complete entries, oldest first."""
+        """The sidecars of all complete entries, oldest first, each with the time of its writing as `created`."""
         found = []
-        for path in self.root.glob("??/*/entry.json"):
+        for name in self._sidecars():
             try:
-                found.append(self._sidecar(path))
+                found.append({**self._sidecar(name), "created": self.files.changed(name)})
             except DamagedError as error:
                 warnings.warn(StoreWarning(f"{error}\n  it is left out here and recomputed when next read"), stacklevel=2)
         return sorted(found, key=lambda entry: entry["created"])
 
     def events(self) -> list[dict[str, Any]]:
         """What happened to this store in order: `written` and `damaged` events with key and time."""
-        path = self.root / "events.jsonl"
-        return [event for line in path.read_text().splitlines() if (event := _event(line))] if path.exists() else []
+        if self.files.size("events.jsonl") is None:
+            return []
+        return [event for line in self.files.read("events.jsonl").decode().splitlines() if (event := _event(line))]
 
     def find(self, prefix: str) -> dict[str, Any]:
         """The one sidecar whose key starts with `prefix`. Raises UnknownNameError, UsageError when it is ambiguous."""
@@ -157,66 +141,123 @@ class Store:
     def verify(self) -> list[DamagedError]:
         """Reads every entry; returns what is wrong with each damaged one."""
         wrong = []
-        for path in sorted(self.root.glob("??/*/entry.json")):
+        for name in self._sidecars():
             try:
-                self._read(path.parent.name)
+                self._read(name.split("/")[1])
             except DamagedError as error:
                 wrong.append(error)
         return wrong
 
+    def _sidecars(self) -> list[str]:
+        return [name for name in self.files.names() if name.endswith("/entry.json") and name.count("/") == 2]
+
     def _read(self, digest: str) -> Features | None:
-        from safetensors.numpy import load_file
-
-        path = self._folder(digest) / "entry.json"
-        if not path.exists():
+        name = f"{_folder(digest)}/entry.json"
+        if self.files.size(name) is None:
             return None
-        entry = self._sidecar(path)
+        entry = self._sidecar(name)
         if entry["key"] != digest:
-            raise DamagedError("a store entry stands under another key", where=f"{path}, field key", got=entry["key"], expected=digest)
-        blocks = []
-        for shard in entry["shards"]:
-            file = path.parent / shard["name"]
-            if not file.exists():
-                raise DamagedError("a shard of a store entry is missing", where=file, expected=f"{shard['bytes']} bytes")
-            if (size := file.stat().st_size) != shard["bytes"]:
-                raise DamagedError("a shard of a store entry has the wrong size", where=file, got=f"{size} bytes", expected=f"{shard['bytes']} bytes")
-            if (found := file_digest(file)) != shard["blake3"]:
-                raise DamagedError("a shard of a store entry was altered", where=file, got=f"blake3 {found[:16]}…", expected=f"{shard['blake3'][:16]}…")
-            blocks.append(load_file(file)["features"])
-        values = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+            raise DamagedError("a store entry stands under another key", where=f"{self.root}/{name}, field key", got=entry["key"], expected=digest)
+        shards = [self._shard(f"{_folder(digest)}/{shard['name']}", shard) for shard in entry["shards"]]
+        values = np.concatenate([shard.values for shard in shards]) if len(shards) != 1 else shards[0].values
         if list(values.shape) != entry["shape"]:
-            raise DamagedError("a store entry's shape disagrees", where=f"{path}, field shape", got=list(values.shape), expected=entry["shape"])
-        return Features(values, tuple(entry["sample_ids"]), digest)
+            raise DamagedError("a store entry's shape disagrees", where=f"{self.root}/{name}, field shape", got=list(values.shape), expected=entry["shape"])
+        return Features(values, tuple(identity for shard in shards for identity in shard.sample_ids), digest)
 
-    def _sidecar(self, path: Path) -> dict[str, Any]:
+    def _shard(self, name: str, told: Mapping[str, Any]) -> Shard:
+        """A shard of an entry, checked against what its sidecar says. Raises DamagedError."""
+        where = f"{self.root}/{name}"
+        size = self.files.size(name)
+        if size is None:
+            raise DamagedError("a shard of a store entry is missing", where=where, expected=f"{told['bytes']} bytes")
+        if size != told["bytes"]:
+            raise DamagedError("a shard of a store entry has the wrong size", where=where, got=f"{size} bytes", expected=f"{told['bytes']} bytes")
+        data = self.files.read(name)
+        if (found := blake3(data).hexdigest()) != told["blake3"]:
+            raise DamagedError("a shard of a store entry was altered", where=where, got=f"blake3 {found[:16]}…", expected=f"{told['blake3'][:16]}…")
+        return unpacked(data, where)
+
+    def _sidecar(self, name: str) -> dict[str, Any]:
+        where = f"{self.root}/{name}"
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
+            entry = json.loads(self.files.read(name))
             claimed = entry.pop("blake3")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DamagedError("a store sidecar is not readable", where=path, got=repr(error), expected="the JSON object this harness wrote") from error
+            raise DamagedError("a store sidecar is not readable", where=where, got=repr(error), expected="the JSON object this harness wrote") from error
         if claimed != canonical_digest(entry):
-            raise DamagedError("a store sidecar was altered", where=f"{path}, field blake3", got=canonical_digest(entry)[:16], expected=str(claimed)[:16])
+            raise DamagedError("a store sidecar was altered", where=f"{where}, field blake3", got=canonical_digest(entry)[:16], expected=str(claimed)[:16])
         return entry
 
-    def _folder(self, digest: str) -> Path:
-        return self.root / digest[:2] / digest
-
-    @contextmanager
-    def _atomic(self, path: Path) -> Iterator[Path]:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            yield temporary
-            _fsync(temporary)
-            temporary.replace(path)
-            _fsync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
     def _log(self, event: str, digest: str, **details: str) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"event": event, "key": digest, "time": time.time(), "pid": os.getpid(), **details})
-        with (self.root / "events.jsonl").open("a") as file:  # one short append is atomic on POSIX
-            file.write(line + "\n")
+        self.files.append("events.jsonl", json.dumps({"event": event, "key": digest, "time": time.time(), "pid": os.getpid(), **details}))
+
+
+@final
+class Writer:
+    """One entry on its way: its shards may be put in any order, by any process; `finish` makes it an entry.
+
+    Equal shards are equal bytes, so a run that was interrupted and went on leaves what an uninterrupted one leaves.
+    """
+
+    def __init__(self, store: Store, key: Key) -> None:
+        self.store, self.key = store, key
+        self._told: dict[int, dict[str, Any]] = {}
+
+    def done(self, number: int) -> bool:
+        """Whether a whole shard of that number is there already. A damaged one is told with a warning, and is not."""
+        if number not in self._told and self.store.files.size(self._name(number)) is not None:
+            data = self.store.files.read(self._name(number))
+            try:
+                self._told[number] = _told(self._name(number), data, unpacked(data, f"{self.store.root}/{self._name(number)}"))
+            except DamagedError as error:
+                warnings.warn(StoreWarning(f"{error}\n  it is computed again now"), stacklevel=2)
+        return number in self._told
+
+    def put(self, number: int, values: np.ndarray, sample_ids: Sequence[str], broken: Sequence[Broken] = ()) -> None:
+        """Stores a shard's rows (n, d) float32, and the records that gave none, in one file. Raises UsageError, OSError."""
+        _require_rows(values, sample_ids, self.key)
+        shard = Shard(values, tuple(sample_ids), tuple(broken))
+        data = packed(shard)
+        self.store.files.write(self._name(number), data)
+        self._told[number] = _told(self._name(number), data, shard)
+
+    def finish(self, count: int) -> None:
+        """Makes the shards 0 to `count` - 1 an entry, in their order. Raises UsageError when one is missing or ids repeat."""
+        if missing := [number for number in range(count) if not self.done(number)]:
+            raise UsageError("an entry is not complete", where=self.key.digest, got=f"no shard {missing[0]}", expected=f"{count} shards")
+        told = [self._told[number] for number in range(count)]
+        width = max((shard["shape"][1] for shard in told), default=0)
+        entry = {
+            "key": self.key.digest,
+            "parts": asdict(self.key),
+            "shape": [sum(shard["shape"][0] for shard in told), width],
+            "dtype": "float32",
+            "broken": sum(shard["broken"] for shard in told),
+            "shards": [{name: shard[name] for name in ("name", "bytes", "blake3")} for shard in told],
+        }
+        entry["blake3"] = canonical_digest(entry)
+        self.store.files.write(f"{_folder(self.key.digest)}/entry.json", json.dumps(entry, indent=1).encode())
+        self.store._log("written", self.key.digest)
+
+    def _name(self, number: int) -> str:
+        return f"{_folder(self.key.digest)}/shard-{number:04d}.safetensors"
+
+
+def _told(name: str, data: bytes, shard: Shard) -> dict[str, Any]:
+    """What an entry says of one of its shards, and what its sums need."""
+    size = {"bytes": len(data), "blake3": blake3(data).hexdigest()}
+    return {"name": name.rpartition("/")[2], **size, "shape": shard.values.shape, "broken": len(shard.broken)}
+
+
+def _require_rows(values: np.ndarray, sample_ids: Sequence[str], key: Key) -> None:
+    if values.ndim != 2 or len(values) != len(sample_ids) or values.dtype != np.float32:
+        raise UsageError("features are float32 rows, one per sample", got=f"{values.dtype} {values.shape} for {len(sample_ids)} samples")
+    if len(set(sample_ids)) != len(sample_ids):
+        raise UsageError("sample ids repeat", got=f"{len(sample_ids) - len(set(sample_ids))} duplicates", where=key.subject)
+
+
+def _folder(digest: str) -> str:
+    return f"{digest[:2]}/{digest}"
 
 
 def _event(line: str) -> dict[str, Any] | None:
@@ -225,14 +266,6 @@ def _event(line: str) -> dict[str, Any] | None:
         return json.loads(line)
     except ValueError:
         return None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:

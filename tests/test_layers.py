@@ -11,9 +11,9 @@ ROOT = Path(__file__).parent.parent
 # A module imports strictly lower layers only; modules of one package may use that package's private modules.
 LAYERS = [
     {"errors"},
-    {"types", "checkpoints", "pictures"},
-    {"registry", "cards", "pooling", "layouts"},
-    {"sources", "converters", "metrics", "datasets", "adapters"},
+    {"types", "checkpoints", "pictures", "storage"},
+    {"registry", "cards", "pooling", "layouts", "shards"},
+    {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "environments", "policies"},
     {"store", "snapshot", "readers", "subjects"},
     {"extract", "memo", "inspection", "download"},
     {"findings", "faults", "contract"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"plugin", "cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-KINDS = ("adapters", "contract", "converters", "datasets", "faults", "metrics")
+KINDS = ("adapters", "contract", "converters", "datasets", "environments", "faults", "metrics", "policies", "recorders")
 PLUG_INS = {kind: {path.stem for path in (ROOT / "harness" / kind).glob("*.py") if not path.stem.startswith("_")} for kind in KINDS}
 MODULES = sorted(path for path in (ROOT / "harness").rglob("*.py") if path != ROOT / "harness" / "__init__.py")
 HEAVY = {"torch", "jax", "flax", "tensorflow", "tensorflow_datasets", "transformers", "ray", "sklearn", "matplotlib"}

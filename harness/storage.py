@@ -1,0 +1,156 @@
+"""A folder of named files, on this machine or wherever fsspec reaches: what stands under a name is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+from harness.errors import MissingError, UsageError
+
+__all__ = ["Storage", "storage"]
+
+AT_ONCE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")  # an upload there replaces an object in one step
+
+
+class Storage(ABC):
+    """Files by name, `a/b/c`, below one folder."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """All bytes of a file. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Puts a file there in one step, over an older one. Raises OSError, and then nothing has changed."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None when there is none."""
+
+    @abstractmethod
+    def changed(self, name: str) -> float:
+        """When a file was last written, in seconds since 1970; 0 where the place does not say."""
+
+    @abstractmethod
+    def names(self, folder: str = "") -> list[str]:
+        """Sorted names of all files below a folder, unfinished ones left out; none when there is no such folder."""
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Held by one process at a time on this machine; elsewhere nothing is held and the last of equal writers wins."""
+        yield
+
+    @abstractmethod
+    def append(self, name: str, line: str) -> None:
+        """Adds one line to a log; places that cannot append keep none."""
+
+
+def storage(root: Path | str) -> Storage:
+    """The folder at a path or an fsspec address such as s3://bucket/folder. Raises UsageError, MissingError."""
+    protocol, sign, _ = str(root).partition("://")
+    if not sign or protocol == "file":
+        return _Local(Path(str(root).removeprefix("file://")))
+    import fsspec
+
+    try:
+        return _Remote(*fsspec.core.url_to_fs(str(root)), at_once=protocol in AT_ONCE)
+    except ImportError as error:
+        raise MissingError("a package for this address is missing", where=root, got=error, next=f"pip install 'fsspec[{protocol}]'") from error
+    except ValueError as error:
+        raise UsageError("this is no address of a folder", where=root, got=error, expected="a path, or an address that fsspec knows") from error
+
+
+@final
+class _Local(Storage):
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(data)
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def size(self, name: str) -> int | None:
+        path = self.root / name
+        return path.stat().st_size if path.is_file() else None
+
+    def changed(self, name: str) -> float:
+        return (self.root / name).stat().st_mtime
+
+    def names(self, folder: str = "") -> list[str]:
+        found = (self.root / folder).rglob("*") if (self.root / folder).is_dir() else ()
+        return sorted(path.relative_to(self.root).as_posix() for path in found if path.is_file() and not path.name.startswith("."))
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        from filelock import FileLock
+
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path):
+            yield
+
+    def append(self, name: str, line: str) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / name).open("a", encoding="utf-8") as file:  # one short append is atomic on POSIX
+            file.write(line + "\n")
+
+
+@final
+class _Remote(Storage):
+    def __init__(self, system: object, root: str, *, at_once: bool) -> None:
+        self.system, self.root, self.at_once = system, root.rstrip("/"), at_once
+
+    def read(self, name: str) -> bytes:
+        return self.system.cat_file(f"{self.root}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        path = f"{self.root}/{name}"
+        if self.at_once:
+            self.system.pipe_file(path, data)
+            return
+        folder, _, file = path.rpartition("/")
+        self.system.makedirs(folder, exist_ok=True)
+        self.system.pipe_file(f"{folder}/.{file}.{os.getpid()}.tmp", data)
+        self.system.mv(f"{folder}/.{file}.{os.getpid()}.tmp", path)
+
+    def size(self, name: str) -> int | None:
+        path = f"{self.root}/{name}"
+        return self.system.size(path) if self.system.isfile(path) else None
+
+    def changed(self, name: str) -> float:
+        try:
+            return self.system.modified(f"{self.root}/{name}").timestamp()
+        except NotImplementedError:
+            return 0.0
+
+    def names(self, folder: str = "") -> list[str]:
+        self.system.invalidate_cache()
+        found = self.system.find(f"{self.root}/{folder}".rstrip("/"))
+        inside = [path[path.index(self.root) + len(self.root) + 1 :] for path in found]
+        return sorted(name for name in inside if not name.rpartition("/")[2].startswith("."))
+
+    def append(self, name: str, line: str) -> None:
+        """Nothing: objects cannot be appended to."""
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
