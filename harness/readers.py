@@ -27,14 +27,23 @@ class Dataset(NamedTuple):
     digest: str
     samples: tuple[Sample, ...]
 
+    @property
+    def selection_digest(self) -> str:
+        """One digest of the samples' ids in their order, 64 hex digits."""
+        return canonical_digest([sample.id for sample in self.samples])
+
 
 @dataclass(frozen=True)
 class Selection:
-    """Which samples of a dataset: the first `episodes`, the first `steps` of each, and of those the ids in `plan`; None is all."""
+    """Which samples of a dataset: the first `episodes`, the first `steps` of each, and of those the ids in `plan`; None is all.
+
+    With `skip_blank`, samples without an instruction are left out, and counted.
+    """
 
     episodes: int | None = None
     steps: int | None = None
     plan: frozenset[str] | None = None
+    skip_blank: bool = False
 
     def chosen(self, records: Iterator[Sample | Broken]) -> Iterator[Sample | Broken]:
         """The chosen ones of the records of whole episodes, in order."""
@@ -42,7 +51,8 @@ class Selection:
         for record in records:
             episode, count = (episode, count + 1) if record.episode == episode and episode else (record.episode, 1)
             if (self.steps is None or count <= self.steps) and (self.plan is None or record.id in self.plan):
-                yield record
+                blank = self.skip_blank and isinstance(record, Sample) and not record.instruction.strip()
+                yield Broken(record.id, "its instruction is blank", record.episode, left_out=True) if blank else record
 
 
 @dataclass(frozen=True)

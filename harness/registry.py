@@ -11,7 +11,7 @@ from harness.errors import ContractError, UnknownNameError
 
 __all__ = ["load", "module", "names"]
 
-KINDS = ("adapters", "contract", "converters", "datasets", "environments", "faults", "metrics", "policies", "recorders")
+KINDS = ("adapters", "contract", "converters", "datasets", "engines", "environments", "faults", "metrics", "policies", "recorders")
 
 
 @lru_cache

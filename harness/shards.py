@@ -28,7 +28,7 @@ def packed(shard: Shard) -> bytes:
     """The shard as a safetensors file; equal shards are equal bytes."""
     from safetensors.numpy import save
 
-    broken = [[record.id, record.reason, record.episode] for record in shard.broken]
+    broken = [[record.id, record.reason, record.episode, record.left_out] for record in shard.broken]
     # one metadata entry: safetensors writes several in an order that changes from run to run
     record = {"sample_ids": shard.sample_ids, "broken": broken}
     sealed = json.dumps({**record, "blake3": _seal(shard.values, record)}, ensure_ascii=False)

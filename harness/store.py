@@ -201,7 +201,7 @@ class Writer:
 
     def __init__(self, store: Store, key: Key) -> None:
         self.store, self.key = store, key
-        self._told: dict[int, dict[str, Any]] = {}
+        self._told: dict[int, Mapping[str, Any]] = {}
 
     def done(self, number: int) -> bool:
         """Whether a whole shard of that number is there already. A damaged one is told with a warning, and is not."""
@@ -213,13 +213,29 @@ class Writer:
                 warnings.warn(StoreWarning(f"{error}\n  it is computed again now"), stacklevel=2)
         return number in self._told
 
-    def put(self, number: int, values: np.ndarray, sample_ids: Sequence[str], broken: Sequence[Broken] = ()) -> None:
-        """Stores a shard's rows (n, d) float32, and the records that gave none, in one file. Raises UsageError, OSError."""
+    def read(self, number: int) -> Shard:
+        """A shard that is there. Raises DamagedError, FileNotFoundError."""
+        return unpacked(self.store.files.read(self._name(number)), f"{self.store.root}/{self._name(number)}")
+
+    def told(self, number: int) -> Mapping[str, Any]:
+        """What the entry will say of a shard that is done."""
+        return self._told[number]
+
+    def accept(self, number: int, told: Mapping[str, Any]) -> None:
+        """Takes note of a shard that another process put there, with what its `put` gave."""
+        self._told[number] = told
+
+    def put(self, number: int, values: np.ndarray, sample_ids: Sequence[str], broken: Sequence[Broken] = ()) -> Mapping[str, Any]:
+        """Stores a shard's rows (n, d) float32, and the records that gave none, in one file; gives what the entry will say of it.
+
+        Raises UsageError, OSError.
+        """
         _require_rows(values, sample_ids, self.key)
         shard = Shard(values, tuple(sample_ids), tuple(broken))
         data = packed(shard)
         self.store.files.write(self._name(number), data)
         self._told[number] = _told(self._name(number), data, shard)
+        return self._told[number]
 
     def finish(self, count: int) -> None:
         """Makes the shards 0 to `count` - 1 an entry, in their order. Raises UsageError when one is missing or ids repeat."""

@@ -99,11 +99,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Broken:
-    """A record that could not become a sample: the id that it would have had, and why."""
+    """A record that could not become a sample: the id that it would have had, and why. `left_out` ones are so by request."""
 
     id: str
     reason: str
     episode: str = ""
+    left_out: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import extract as extraction
 from harness import readers, subjects
 from harness.adapters import Adapter
 from harness.errors import UnknownNameError
+from harness.extract import _keys as extraction
 from harness.extract import extract, feature_key, pooled
 from harness.readers import Dataset
 from harness.store import Key, Store

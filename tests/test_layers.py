@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
     {"types", "checkpoints", "pictures", "storage"},
-    {"registry", "cards", "pooling", "layouts", "shards"},
-    {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "environments", "policies"},
-    {"store", "snapshot", "readers", "subjects"},
-    {"extract", "memo", "inspection", "download"},
-    {"findings", "faults", "contract"},
+    {"registry", "cards", "pooling", "layouts", "shards", "environments"},
+    {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "policies"},
+    {"store", "snapshot", "readers", "subjects", "pipeline"},
+    {"extract", "memo", "inspection", "download", "rollout", "sampling"},
+    {"findings", "faults", "contract", "engines"},
     {"doctor", "recorder", "report"},
     {"plugin", "cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-KINDS = ("adapters", "contract", "converters", "datasets", "environments", "faults", "metrics", "policies", "recorders")
+KINDS = ("adapters", "contract", "converters", "datasets", "engines", "environments", "faults", "metrics", "policies", "recorders")
 PLUG_INS = {kind: {path.stem for path in (ROOT / "harness" / kind).glob("*.py") if not path.stem.startswith("_")} for kind in KINDS}
 MODULES = sorted(path for path in (ROOT / "harness").rglob("*.py") if path != ROOT / "harness" / "__init__.py")
 HEAVY = {"torch", "jax", "flax", "tensorflow", "tensorflow_datasets", "transformers", "ray", "sklearn", "matplotlib"}

@@ -10,6 +10,6 @@ __all__ = ["rows_out_of_order"]
 def rows_out_of_order(patch: Patch) -> None:
     import numpy as np
 
-    from harness import extract
+    from harness import pipeline
 
-    patch(extract, "in_order", lambda blocks, order: np.concatenate(blocks))
+    patch(pipeline, "in_order", lambda batches, places: np.concatenate(batches))
