@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from harness.adapters import Adapter
 from harness.errors import HarnessError
 from harness.types import Array, Batch, Broken, Point, Sample
 
-__all__ = ["Block", "blocks"]
+__all__ = ["Block", "Keep", "blocks", "host"]
 
 AHEAD = 3  # batches that are ready or being made while the model runs
 Keep = Callable[[Point, Array], Array]
@@ -27,13 +27,17 @@ Keep = Callable[[Point, Array], Array]
 
 @dataclass(frozen=True)
 class Block:
-    """What one shard gave: `rows` by point, one for every id, in the samples' order; and what could not be used."""
+    """What one shard gave: `rows` by point, one for every id, in the samples' order; and what could not be used.
+
+    `lengths` are each row's valid tokens by stack. Rows of different shapes, kept from sequences of different length, are objects.
+    """
 
     shard: int
     sample_ids: tuple[str, ...]
     rows: Mapping[Point, np.ndarray]
     broken: tuple[Broken, ...]
     samples: tuple[Sample, ...] = ()
+    lengths: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Prepared(NamedTuple):
@@ -89,6 +93,7 @@ class _Open:
         order = sorted(range(len(self.samples)), key=lambda index: len(self.samples[index].instruction))
         self.batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self.places: list[int] = []
+        self.lengths: dict[str, list[np.ndarray]] = {}
         self.rows: list[dict[Point, Array]] = []
         self.taken = 0
 
@@ -105,6 +110,8 @@ class _Open:
         if rows:
             self.places += ready.places
             self.rows.append(rows)
+            for stack in {point.stack for point in rows}:
+                self.lengths.setdefault(stack, []).append(host(ready.batch.tokens[stack].mask.sum(1)))
 
     def block(self, points: Sequence[Point], finite: bool) -> Block:
         """All batches as one block, rows in the order of the samples."""
@@ -113,25 +120,31 @@ class _Open:
         rows = {point: in_order([batch[point] for batch in self.rows], self.places) for point in points} if self.rows else {}
         kept = np.ones(len(order), bool)
         for point, values in rows.items() if finite else ():
-            for row in np.flatnonzero(kept & ~np.isfinite(values).reshape(len(values), -1).all(1)):
+            for row in np.flatnonzero(kept & [not np.isfinite(value).all() for value in values]):
                 sample = self.samples[self.places[order[row]]]
                 self.broken[self.places[order[row]]] = Broken(sample.id, f"its features at {point} are not finite", sample.episode)
                 kept[row] = False
         samples = tuple(self.samples[self.places[index]] for index, good in zip(order, kept, strict=True) if good)
         broken = (*self.unread, *(self.broken[place] for place in sorted(self.broken)))
-        return Block(self.number, tuple(sample.id for sample in samples), {point: values[kept] for point, values in rows.items()}, broken, samples)
+        rows = {point: values[kept] for point, values in rows.items()}
+        lengths = {stack: in_order(counts, self.places)[kept] for stack, counts in self.lengths.items()}
+        return Block(self.number, tuple(sample.id for sample in samples), rows, broken, samples, lengths)
 
 
 def in_order(batches: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
     """The rows of all batches, row `i` of which belongs to the sample at `places[i]`, in the order of the samples."""
-    return np.concatenate(batches)[np.argsort(places)]
+    if len({batch.shape[1:] for batch in batches}) == 1:
+        return np.concatenate(batches)[np.argsort(places)]
+    rows = np.empty(len(places), object)
+    rows[:] = [row for batch in batches for row in batch]
+    return rows[np.argsort(places)]
 
 
 def host(value: Array) -> np.ndarray:
     """The array on the host; of torch's dtypes, those numpy lacks come as float32, which holds them exactly."""
     if not hasattr(value, "cpu"):
         return np.asarray(value)
-    return value.float().cpu().numpy() if value.dtype.is_floating_point and value.itemsize == 2 else value.cpu().numpy()
+    return value.float().cpu().numpy() if value.dtype.is_floating_point and value.element_size() == 2 else value.cpu().numpy()
 
 
 def _ahead(

@@ -8,15 +8,34 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from click import Context
+from typer.core import TyperCommand
 
 from harness.errors import UnknownNameError
 from harness.types import Progress
 
-__all__ = ["HELP", "JsonOption", "app", "choice", "print_json", "progress_bar", "show"]
+__all__ = ["HELP", "JsonOption", "app", "choice", "listed", "print_json", "progress_bar", "show"]
 
 HELP = "The `harness` command: parse, call one library function, write. Exit 0 holds, 1 it does not, 2 usage."
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}, help=HELP)
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+def listed(*options: str) -> type[TyperCommand]:
+    """A command whose `options` take several words, as in `--streams input output`: they become one, joined by commas."""
+
+    class Listed(TyperCommand):
+        def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+            joined: list[str] = []
+            for word in args:
+                taking = len(joined) > 1 and joined[-2] in options
+                if taking and not word.startswith("--"):
+                    joined[-1] += f",{word}"
+                else:
+                    joined.append(word)
+            return super().parse_args(ctx, joined)
+
+    return Listed
 
 
 def choice(option: str, value: str, known: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Commands about features: taking them, and looking into the store."""
+"""Commands that look into the store of features."""
 
 from __future__ import annotations
 
@@ -7,59 +7,14 @@ from typing import Annotated
 
 import typer
 
-from harness.cli._app import JsonOption, app, choice, show
+from harness.cli._app import JsonOption, app, show
 from harness.errors import MissingError
 
-__all__ = ["explain", "extract", "store_list", "verify"]
+__all__ = ["explain", "store_list", "verify"]
 
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look into the feature store.")
 app.add_typer(store_app, name="store")
 StoreOption = Annotated[Path | None, typer.Option("--store", help="the store's folder (default: .harness/store)")]
-
-
-@app.command()
-def extract(
-    subject: Annotated[str, typer.Argument(metavar="MODEL:SCALE", help="such as smollm2:real")],
-    dataset: Annotated[str, typer.Option(help="name of a dataset card")],
-    points: Annotated[list[str], typer.Option("--point", help="extraction point such as lm.05.output; repeatable")],
-    pooling: Annotated[str, typer.Option(help="mean, last, first, or one of them over spans: mean:image.0")] = "mean",
-    checkpoint: Annotated[Path | None, typer.Option(help="checkpoint directory for MODEL:checkpoint")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
-    attention: Annotated[str, typer.Option(help="eager or sdpa")] = "eager",
-    batch_size: Annotated[int, typer.Option("--batch-size", "--batch_size", min=1)] = 16,
-    store: StoreOption = None,
-) -> None:
-    """Take features of a dataset from a model into the store; what it already holds is not computed again."""
-    from functools import cache
-
-    from rich.progress import Progress
-
-    from harness import readers, subjects
-    from harness.extract import extract as run
-    from harness.store import Store
-    from harness.types import Point, Runtime
-
-    runtime = Runtime(device, choice("dtype", dtype, ("float32", "bfloat16", "float16")), choice("attention", attention, ("eager", "sdpa")))
-    resolved = subjects.resolve(subject, checkpoint=checkpoint)
-    adapter = cache(lambda: subjects.load(resolved, runtime))
-    wanted = [Point.parse(point) for point in points]
-    rows = readers.read(dataset)
-    with Progress() as bar:
-        task = bar.add_task(subject, total=len(rows.samples))
-        found = run(
-            resolved,
-            adapter,
-            rows,
-            [adapter().resolve(point) if (point.layer or 0) < 0 else point for point in wanted],
-            store=Store(store or subjects.home() / "store"),
-            runtime=runtime,
-            pooling=pooling,
-            batch_size=batch_size,
-            progress=lambda done, total, label: bar.update(task, completed=done),
-        )
-        bar.update(task, completed=len(rows.samples))
-    show(["point", "shape", "key"], [[str(point), str(features.values.shape), features.key] for point, features in found.items()], False)
 
 
 @store_app.command("list")

@@ -11,12 +11,14 @@ from harness.errors import UsageError
 from harness.extract._features import feature_sink
 from harness.extract._job import Done, Job, Sink, Summary, run, work
 from harness.extract._keys import feature_key
+from harness.extract._pack import write_feats
 from harness.extract._rows import keeper, pooled
+from harness.extract._steps import StepSink, step_points
 from harness.readers import Dataset
 from harness.store import Store
 from harness.types import Features, Point, Progress, Runtime, Subject
 
-__all__ = ["Done", "Job", "Sink", "Summary", "extract", "feature_key", "feature_sink", "keeper", "pooled", "run", "work"]
+__all__ = ["Done", "Job", "Sink", "StepSink", "Summary", "extract", "feature_key", "feature_sink", "keeper", "pooled", "run", "step_points", "work", "write_feats"]
 
 
 def extract(
