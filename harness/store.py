@@ -202,6 +202,7 @@ class Writer:
     def __init__(self, store: Store, key: Key) -> None:
         self.store, self.key = store, key
         self._told: dict[int, Mapping[str, Any]] = {}
+        self._fresh = False
 
     def done(self, number: int) -> bool:
         """Whether a whole shard of that number is there already. A damaged one is told with a warning, and is not."""
@@ -234,7 +235,7 @@ class Writer:
         shard = Shard(values, tuple(sample_ids), tuple(broken))
         data = packed(shard)
         self.store.files.write(self._name(number), data)
-        self._told[number] = _told(self._name(number), data, shard)
+        self._told[number], self._fresh = _told(self._name(number), data, shard), True
         return self._told[number]
 
     def finish(self, count: int) -> None:
@@ -252,8 +253,10 @@ class Writer:
             "shards": [{name: shard[name] for name in ("name", "bytes", "blake3")} for shard in told],
         }
         entry["blake3"] = canonical_digest(entry)
-        self.store.files.write(f"{_folder(self.key.digest)}/entry.json", json.dumps(entry, indent=1).encode())
-        self.store._log("written", self.key.digest)
+        data, name = json.dumps(entry, indent=1).encode(), f"{_folder(self.key.digest)}/entry.json"
+        if self._fresh or self.store.files.size(name) is None or self.store.files.read(name) != data:
+            self.store.files.write(name, data)
+            self.store._log("written", self.key.digest)
 
     def _name(self, number: int) -> str:
         return f"{_folder(self.key.digest)}/shard-{number:04d}.safetensors"

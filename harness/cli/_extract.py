@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli._app import app, choice, listed, print_json, show
+from harness.cli._app import app, choice, listed, print_json, show, throughput
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def extract(
 
     named = subject or model_path
     if named is None or (subject and model_path):
-        raise UsageError("one model is needed", got=f"{subject or 'none'} and {model_path or 'none'}", expected="MODEL:SCALE or --model_path")
+        raise typer.BadParameter("one model is needed: MODEL:SCALE, or --model_path")
     layout = choice("layout", layout or ("steps" if output_dir else "store"), ("store", "steps", "features"))
     if (layout == "store") != (output_dir is None):
         raise UsageError(f"layout {layout} {'has no' if output_dir else 'needs an'} output folder", expected="--output_dir with the layouts steps and features, --store with store")
@@ -86,7 +86,7 @@ def extract(
     selection = {"episodes": num_episodes or (1 if layout == "steps" else None), "steps": max_steps_per_episode, "skip_blank": skip_blank}
     stream = _open(dataset, reader, given, selection, plan, test_mode=test_mode)
     adapter = subjects.load(find_subject(named, checkpoint=checkpoint, test_mode=test_mode), runtime)
-    root = store or str(output_dir / ".store" if layout == "features" and output_dir else subjects.home() / "store")
+    root = store or str(subjects.home() / "store")
     wanted = _points(adapter, points, layers, residual_stream_types, embedding=include_layer0_embedding)
     if layout == "steps":
         told = {
@@ -190,28 +190,12 @@ def _step_sink(points, positions, folder, format, adapter, stream, told, batch_s
 
 
 def _run(run, job: Job, engine, adapter: Adapter, address: str | None, actors: int | None, max_failures: int) -> Summary:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Runs the job under a bar that tells samples a second and the time left, as far as the shards done tell."""
-    import time
+    """Runs the job and shows how fast it goes."""
     from functools import partial
 
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     options = {"address": address, "actors": actors} if engine.__name__ == "ray" else {"adapter": adapter}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} of {task.total} shards, {task.fields[rate]}"), TimeRemainingColumn())
-    started, samples = time.monotonic(), [0]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(job.subject.id, total=job.stream.shards, rate="")
-
-        def through(count: int) -> None:
-            bar.update(task, rate=f"{count / max(1e-9, time.monotonic() - started):.1f} samples a second")
-
-        def done(shard) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            samples[0] += shard.samples
-            through(samples[0])
-            bar.advance(task)
-
-        return run(job, partial(engine, progress=through, **options), max_failures=max_failures, progress=done)
+    with throughput(job.subject.id, job.stream.shards) as (through, done):
+        return run(job, partial(engine, progress=through, **options), max_failures=max_failures, progress=lambda shard: done())
 
 
 def _feats(folder, points, summary, root, sink, adapter, stream) -> dict[str, str]:  # type: ignore[no-untyped-def]  # noqa: ANN001

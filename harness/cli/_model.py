@@ -24,9 +24,9 @@ def find_subject(text: str, *, checkpoint: Path | None = None, test_mode: bool =
     named = next((card for card in cards.values() if card.name == text.partition(":")[0] or any(scale.repo == text for scale in card.scales.values())), None)
     if test_mode:
         return subjects.resolve(f"{named.name}:mock" if named and "mock" in named.scales else MOCK)
-    if text in subjects.subject_ids():
+    if text in subjects.subject_ids() or (":" in text and not Path(text).exists()):
         return subjects.resolve(text, checkpoint=checkpoint)
-    if named is not None and text != named.name:
+    if named is not None and text in {scale.repo for scale in named.scales.values()}:
         return subjects.resolve(f"{named.name}:checkpoint", checkpoint=checkpoint)
     if not Path(text).is_dir():
         repos = [scale.repo for card in cards.values() for scale in card.scales.values() if scale.repo]
