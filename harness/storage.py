@@ -39,6 +39,10 @@ class Storage(ABC):
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of all files below a folder, unfinished ones left out; none when there is no such folder."""
 
+    @abstractmethod
+    def sweep(self, folder: str) -> None:
+        """Removes what killed writers left unfinished in a folder; nobody else may be writing there."""
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Held by one process at a time on this machine; elsewhere nothing is held and the last of equal writers wins."""
@@ -95,6 +99,10 @@ class _Local(Storage):
         found = (self.root / folder).rglob("*") if (self.root / folder).is_dir() else ()
         return sorted(path.relative_to(self.root).as_posix() for path in found if path.is_file() and not path.name.startswith("."))
 
+    def sweep(self, folder: str) -> None:
+        for path in (self.root / folder).glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         from filelock import FileLock
@@ -143,6 +151,12 @@ class _Remote(Storage):
         found = self.system.find(f"{self.root}/{folder}".rstrip("/"))
         inside = [path[path.index(self.root) + len(self.root) + 1 :] for path in found]
         return sorted(name for name in inside if not name.rpartition("/")[2].startswith("."))
+
+    def sweep(self, folder: str) -> None:
+        path = f"{self.root}/{folder}"
+        for name in [] if self.at_once or not self.system.isdir(path) else self.system.ls(path, detail=False):
+            if name.rpartition("/")[2].startswith(".") and name.endswith(".tmp"):
+                self.system.rm_file(name)
 
     def append(self, name: str, line: str) -> None:
         """Nothing: objects cannot be appended to."""

@@ -257,6 +257,7 @@ class Writer:
         if self._fresh or self.store.files.size(name) is None or self.store.files.read(name) != data:
             self.store.files.write(name, data)
             self.store._log("written", self.key.digest)
+        self.store.files.sweep(_folder(self.key.digest))
 
     def _name(self, number: int) -> str:
         return f"{_folder(self.key.digest)}/shard-{number:04d}.safetensors"

@@ -129,7 +129,8 @@ class StepSink(Sink):
             chosen = steps[:: -(-len(steps) // plots.MOST)] if steps else []
             rows = {name: [self._read(step, name) for step in chosen] for name in map(_name, self.points)}
             _put(self.folder / "pca_run_visualization.png", plots.run_plot(rows, [step.parent.name for step in chosen]))
-        shutil.rmtree(self.folder / STATE, ignore_errors=True)
+        for left in [self.folder / STATE, *self.folder.glob(".*.tmp"), *self.folder.glob("*/.step_*.tmp")]:  # of this run and of killed ones
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         return {"steps": str(self.folder)}
 
     def _step(self, sample: Sample, index: int) -> Path:
