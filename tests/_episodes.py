@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,14 +92,38 @@ def extracted(subject: str, source: Stream, folder: Path, *, max_failures: int =
     return run(made, partial(local, adapter=adapter), max_failures=max_failures)
 
 
-def interrupted(folder: Path, layout: str, ready: Any) -> None:
-    """What a child process runs until it is killed: the extraction that the test compares, after saying that it begins."""
+def interrupted(folder: Path, layouts: Sequence[str], seconds: Sequence[float]) -> None:
+    """For each layout an extraction to `folder/NUMBER/killed` that is killed so many seconds after it began, and a copy, `resumed`,
+    that a second run finishes. Runs in a process of its own: its children begin with everything imported and no thread.
+    """
     import torch
 
     torch.set_num_threads(1)
-    made, adapter = job("toy_lm:mock", stream(Episodes(pause=0.01)), folder, layout=layout)
-    ready.set()
-    run(made, partial(local, adapter=adapter))
+    job("toy_lm:mock", stream(Episodes()), folder)  # imports all that the children need
+    for number, (layout, after) in enumerate(zip(layouts, seconds, strict=True)):
+        killed, resumed = folder / f"{number}/killed", folder / f"{number}/resumed"
+        _child(killed, layout, after)
+        if killed.exists():
+            shutil.copytree(killed, resumed)
+        _child(resumed, layout, None)
+
+
+def _child(folder: Path, layout: str, after: float | None) -> None:
+    """An extraction in a fork, killed `after` seconds or waited for."""
+    begins, tells = os.pipe()
+    child = os.fork()
+    if child == 0:
+        made, adapter = job("toy_lm:mock", stream(Episodes(pause=0.01)), folder, layout=layout)
+        os.write(tells, b"1")
+        run(made, partial(local, adapter=adapter))
+        os._exit(0)
+    os.read(begins, 1)
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if status not in (0, signal.SIGKILL) or (after is None and status):
+        raise SystemExit(f"an extraction ended with status {status}")
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import random
-import signal
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -77,9 +76,6 @@ def test_a_selection_takes_its_samples_and_has_an_entry_of_its_own(tmp_path: Pat
     np.testing.assert_allclose(values, near, atol=1e-5 * np.abs(near).max())
 
 
-KILLS = [(number, "store" if number % 2 else "steps") for number in range(20)]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
     """What an uninterrupted run makes, by layout."""
@@ -96,20 +92,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path: Path, whole: dict[str, dict[str, bytes]]) -> None:
     """Twenty random moments; that some runs were killed halfway is asserted, so the test cannot pass by missing them."""
-    context, dice, halfway = _forked.server(), random.Random(0), 0
-    for number, layout in KILLS:
-        folder, ready = tmp_path / str(number), context.Event()
-        child = context.Process(target=interrupted, args=(folder, layout, ready))
-        child.start()
-        assert ready.wait(60)
-        child.join(dice.uniform(0.0, 0.25))
-        child.kill()
-        child.join()
-        assert child.exitcode in (0, -signal.SIGKILL)
-        left = tree(folder) if folder.exists() else {}
-        halfway += bool(left) and left.keys() != whole[layout].keys()
-        extracted("toy_lm:mock", stream(Episodes()), folder, layout=layout)
-        assert tree(folder) == whole[layout], f"killed at moment {number}"
+    dice, layouts = random.Random(0), ["store", "steps"] * 10
+    child = _forked.server().Process(target=interrupted, args=(tmp_path, layouts, [dice.uniform(0.0, 0.4) for _ in layouts]))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    halfway = 0
+    for number, layout in enumerate(layouts):
+        killed, resumed = tmp_path / f"{number}/killed", tmp_path / f"{number}/resumed"
+        halfway += killed.exists() and bool(tree(killed)) and tree(killed).keys() != whole[layout].keys()
+        assert tree(resumed) == whole[layout], f"killed at moment {number}"
     assert halfway >= 5
 
 
