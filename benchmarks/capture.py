@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +30,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
+from _turns import Method, Ratio, conclude, ratio, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +50,6 @@ __all__ = ["main"]
 BARE, POOLED, TOKENS = "bare forward", "ours, mean-pooled", "ours, every token"
 TUPLE, TUPLE_POOLED, NNSIGHT = "output_hidden_states", "the same, mean-pooled", "nnsight, mean-pooled"
 MAX_RATIO, MAX_SHARE, MAX_DIFFERENCE = {"cpu": 1.03, "cuda": 1.02}, 0.05, {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.05}
-Method = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,7 @@ class Row:
     """One method: median milliseconds, median and quartiles of its ratio to the bare forward, extra peak bytes, their share."""
 
     method: str
-    milliseconds: float
-    ratio: float
-    quartiles: tuple[float, float]
+    time: Ratio
     extra_bytes: int
     extra_share: float
 
@@ -85,7 +81,7 @@ class Result:
 
     def missed(self) -> list[str]:
         """The targets that this run misses, each as a sentence."""
-        ratio = next(row.ratio for row in self.rows if row.method == POOLED)
+        ratio = next(row.time.ratio for row in self.rows if row.method == POOLED)
         targets = {
             f"time ratio {ratio:.3f}, at most {MAX_RATIO[self.device.partition(':')[0]]}": ratio <= MAX_RATIO[self.device.partition(":")[0]],
             f"own peak memory {self.own_share:.2%}, under {MAX_SHARE:.0%}": self.own_share < MAX_SHARE,
@@ -108,7 +104,7 @@ def measure(subject_id: str, runtime: Runtime, *, rows: int, tokens: int, rounds
     own = peak_bytes(lambda: list(map(keeper(batch, points, "mean", runtime.device), kept, kept.values())), runtime.device)
     keep_all, shape = sum(4 * value.numel() for value in kept.values()), tuple(kept[points[-1]].shape)
     del results, kept
-    peaks, seconds = {name: peak_bytes(run, runtime.device) for name, run in methods.items()}, timed(methods, rounds, runtime.device)
+    peaks, seconds = {name: peak_bytes(run, runtime.device) for name, run in methods.items()}, timed(methods, rounds, finish=synchronize(runtime.device))
     table, hooks = tuple(summary(name, seconds, peaks, keep_all) for name in methods), adapter.state()["hooks"]
     return Result(
         subject_id, runtime.device, runtime.dtype, shape, len(points), rounds, machine(runtime, nnsight=nnsight), table, keep_all, own / keep_all, difference, hooks
@@ -205,27 +201,16 @@ def peak_bytes(run: Method, device: str) -> int:
     return int(np.cumsum([0, *(change for _, change in changes)]).max())
 
 
-def timed(methods: Mapping[str, Method], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every method in every round; the order rotates, and garbage is collected outside the clock."""
+def synchronize(device: str) -> Method:
+    """Waits for the device's queue; nothing on a CPU."""
     import torch
 
-    finish = (lambda: torch.cuda.synchronize(device)) if device != "cpu" else (lambda: None)
-    names, seconds = list(methods), {name: [] for name in methods}
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            gc.collect()
-            finish()
-            start = time.perf_counter()
-            kept = methods[name]()
-            finish()
-            seconds[name].append(time.perf_counter() - start)
-            del kept
-    return {name: every[1:] for name, every in seconds.items()}  # the first round warms up
+    return (lambda: torch.cuda.synchronize(device)) if device != "cpu" else (lambda: None)
 
 
 def summary(name: str, seconds: Mapping[str, list[float]], peaks: Mapping[str, int], keep_all: int) -> Row:
-    (low, ratio, high), extra = np.percentile(np.divide(seconds[name], seconds[BARE]), [25, 50, 75]).tolist(), peaks[name] - peaks[BARE]
-    return Row(name, 1e3 * float(np.median(seconds[name])), ratio, (low, high), extra, extra / keep_all)
+    extra = peaks[name] - peaks[BARE]
+    return Row(name, ratio(name, BARE, seconds), extra, extra / keep_all)
 
 
 def machine(runtime: Runtime, *, nnsight: bool) -> dict[str, str | int]:
@@ -241,8 +226,7 @@ def show(result: Result, console: Console) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in result.machine.items()))
     table = Table("method", "ms", "ratio, quartiles", "extra MB", "of all tokens")
     for row in result.rows:
-        ratio = "{:.3f}  {:.3f}-{:.3f}".format(row.ratio, *row.quartiles)
-        table.add_row(row.method, f"{row.milliseconds:.0f}", ratio, f"{row.extra_bytes / 1e6:.2f}", f"{row.extra_share:.1%}")
+        table.add_row(row.method, f"{row.time.milliseconds:.0f}", str(row.time), f"{row.extra_bytes / 1e6:.2f}", f"{row.extra_share:.1%}")
     console.print(table)
     console.print(f"all tokens as float32: {result.keep_all_bytes / 1e6:.2f} MB; of these, own peak of pooling: {result.own_share:.2%}")
     console.print(f"largest difference between methods: {result.difference:.1e}; hooks left on the model: {result.hooks_left}")
@@ -276,11 +260,7 @@ def main(
         console.print(str(error))
         raise typer.Exit(2) from error
     show(result, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    missed = result.missed()
-    console.print("missed: " + "; ".join(missed) if missed else "every target met")
-    raise typer.Exit(int(check and bool(missed)))
+    conclude(result, console, json_file, check=check)
 
 
 if __name__ == "__main__":

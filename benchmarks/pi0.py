@@ -11,17 +11,15 @@ runs in seconds; `full` is the published π0 with random weights, for a GPU.
 
 from __future__ import annotations
 
-import gc
-import json
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from _turns import Method, Ratio, conclude, ratio, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -42,17 +40,6 @@ SMALL = {
     "action_expert": {"width": 256, "depth": 8, "mlp_dim": 1024, "num_heads": 8, "num_kv_heads": 1, "head_dim": 64},
     "siglip": {"width": 256, "depth": 6, "mlp_dim": 1024, "num_heads": 4, "patch_size": [14, 14]},
 }
-Method = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method: median milliseconds, median and quartiles of its ratio to the plain sampler."""
-
-    method: str
-    milliseconds: float
-    ratio: float
-    quartiles: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -66,14 +53,13 @@ class Result:
     tokens: Mapping[str, int]
     rounds: int
     versions: Mapping[str, str]
-    rows: tuple[Row, ...]
+    rows: Mapping[str, Ratio]
     sampling_over_prefill: float
     difference: float
 
     def missed(self) -> list[str]:
         """The targets that this run misses, each as a sentence."""
-        ratios = {row.method: row.ratio for row in self.rows}
-        missed = [f"{OURS} {ratios[OURS]:.3f}, at most {MAX_RATIO}"] if ratios[OURS] > MAX_RATIO else []
+        missed = [f"{OURS} {self.rows[OURS].ratio:.3f}, at most {MAX_RATIO}"] if self.rows[OURS].ratio > MAX_RATIO else []
         limit = 1e-4 if self.dtype == "float32" else 0.05
         return missed + ([] if self.difference <= limit else [f"methods differ by {self.difference:.1e}, at most {limit}"])
 
@@ -99,7 +85,7 @@ def measure(size: str, runtime: Runtime, *, rows: int, rounds: int) -> Result:
         {stack: int(batch.tokens[stack].mask.shape[1]) for stack in ("lm", "expert")},
         rounds,
         {name: metadata.version(name) for name in ("jax", "jaxlib")},
-        tuple(summary(name, seconds) for name in methods),
+        {name: ratio(name, PLAIN, seconds) for name in methods},
         float(prefill),
         difference,
     )
@@ -132,31 +118,13 @@ def _ordered(rows: Mapping[Point, Array], points: list[Point]) -> dict[Point, Ar
     return {point: rows[point] for point in points}
 
 
-def timed(methods: Mapping[str, Method], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every method in every round, the order rotating; garbage is collected outside the clock."""
-    names, seconds = list(methods), {name: [] for name in methods}
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            gc.collect()
-            start = time.perf_counter()
-            kept = methods[name]()
-            seconds[name].append(time.perf_counter() - start)
-            del kept
-    return seconds
-
-
-def summary(name: str, seconds: Mapping[str, list[float]]) -> Row:
-    low, ratio, high = np.percentile(np.divide(seconds[name], seconds[PLAIN]), [25, 50, 75]).tolist()
-    return Row(name, 1e3 * float(np.median(seconds[name])), ratio, (low, high))
-
-
 def show(result: Result, console: Console) -> None:
     tokens = " and ".join(f"{count} of {stack}" for stack, count in result.tokens.items())
     console.print(f"π0 {result.size}, {result.points} points, tokens {tokens}, {result.rounds} rounds, {result.device}, {result.dtype}")
     console.print(", ".join(f"{name} {version}" for name, version in result.versions.items()))
     table = Table("method", "ms", "ratio, quartiles")
-    for row in result.rows:
-        table.add_row(row.method, f"{row.milliseconds:.0f}", "{:.3f}  {:.3f}-{:.3f}".format(row.ratio, *row.quartiles))
+    for name, row in result.rows.items():
+        table.add_row(name, f"{row.milliseconds:.0f}", str(row))
     console.print(table)
     console.print(f"sampling over prefill alone: {result.sampling_over_prefill:.2f} (document 004: about 10)")
     console.print(f"largest difference between pooled rows: {result.difference:.1e}")
@@ -179,11 +147,7 @@ def main(
         console.print(str(error))
         raise typer.Exit(2) from error
     show(result, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    missed = result.missed()
-    console.print("missed: " + "; ".join(missed) if missed else "every target met")
-    raise typer.Exit(int(check and bool(missed)))
+    conclude(result, console, json_file, check=check)
 
 
 if __name__ == "__main__":
