@@ -20,7 +20,7 @@ from harness import cards, faults, findings, registry, subjects
 from harness import checkpoints as integrity
 from harness.errors import HarnessError, MissingError, UnknownNameError, UsageError
 from harness.findings import Case, Outcome
-from harness.recorder import Recorder, environment
+from harness.outcomes import Recorder, environment
 from harness.types import Measurement, Runtime
 
 MARKERS = {

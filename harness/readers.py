@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -13,7 +14,7 @@ from harness import registry
 from harness.cards import dataset_card, dataset_cards
 from harness.checkpoints import canonical_digest
 from harness.datasets import Reader
-from harness.errors import DamagedError, UnknownNameError, UsageError
+from harness.errors import DamagedError, MissingError, UnknownNameError, UsageError
 from harness.sources import module_digest
 from harness.types import Broken, Sample
 
@@ -55,14 +56,31 @@ class Selection:
                 yield Broken(record.id, "its instruction is blank", record.episode, left_out=True) if blank else record
 
 
+class Origin(NamedTuple):
+    """How a dataset was opened: the format's name, where it lies (a relative path is one of the working folder), and the reader's options."""
+
+    format: str
+    path: Path | str
+    options: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Stream:
-    """A dataset that is read a shard at a time; the same `digest` and `selection` are the same samples in the same order."""
+    """A dataset that is read a shard at a time; the same `digest` and `selection` are the same samples in the same order.
+
+    Travels to other processes and machines by its `origin`: it is opened again there, and refused when it is another dataset.
+    """
 
     name: str
     digest: str
     reader: Reader = field(repr=False)
     selection: Selection = Selection()
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.origin is None:
+            return Stream, (self.name, self.digest, self.reader, self.selection)
+        return _reopened, (self.name, self.digest, self.selection, self.origin)
 
     @property
     def episodes(self) -> int:
@@ -121,9 +139,26 @@ def stream(source: str, *, selection: Selection = Selection(), reader: str | Non
     known = {name for name in inspect.signature(format.__init__).parameters if name not in ("self", "path")}
     if unknown := sorted(given.keys() - known):
         raise UnknownNameError(f"option of datasets read as {reader}", unknown[0], known, where=source)
+    origin = Origin(reader, path, given)
     opened = format(path, **given)
-    described = [reader, given, opened.identity(), module_digest(registry.module("datasets", reader))]
-    return Stream(source, canonical_digest(described), opened, selection)
+    return Stream(source, _digest(origin, opened), opened, selection, origin)
+
+
+def _digest(origin: Origin, opened: Reader) -> str:
+    """What names the samples: reader, options, content and code, but not where it lies."""
+    return canonical_digest([origin.format, origin.options, opened.identity(), module_digest(registry.module("datasets", origin.format))])
+
+
+def _reopened(name: str, digest: str, selection: Selection, origin: Origin) -> Stream:
+    """The same stream in another process. Raises MissingError, DamagedError, and what the format raises."""
+    where = f"{origin.path} on {platform.node()}"
+    if isinstance(origin.path, Path) and not origin.path.exists():
+        raise MissingError(f"the dataset {name} is not on this machine", where=where, next="a shared file system, or a copy at the same path")
+    opened = registry.load("datasets", origin.format)(origin.path, **origin.options)
+    if (found := _digest(origin, opened)) != digest:
+        next = "the same files and the same version of the harness on every machine, and no writing while it is read"
+        raise DamagedError(f"the dataset {name} is another one here", where=where, got=found[:16], expected=digest[:16], next=next)
+    return Stream(name, digest, opened, selection, origin)
 
 
 def _recognised(path: Path | str, source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ class _Local(Storage):
     def write(self, name: str, data: bytes) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(_unfinished(path.name))
         try:
             temporary.write_bytes(data)
             _fsync(temporary)
@@ -133,8 +134,9 @@ class _Remote(Storage):
             return
         folder, _, file = path.rpartition("/")
         self.system.makedirs(folder, exist_ok=True)
-        self.system.pipe_file(f"{folder}/.{file}.{os.getpid()}.tmp", data)
-        self.system.mv(f"{folder}/.{file}.{os.getpid()}.tmp", path)
+        temporary = f"{folder}/{_unfinished(file)}"
+        self.system.pipe_file(temporary, data)
+        self.system.mv(temporary, path)
 
     def size(self, name: str) -> int | None:
         path = f"{self.root}/{name}"
@@ -160,6 +162,11 @@ class _Remote(Storage):
 
     def append(self, name: str, line: str) -> None:
         """Nothing: objects cannot be appended to."""
+
+
+def _unfinished(name: str) -> str:
+    """The name of a file on its way; containers share process numbers, so the machine's is part of it."""
+    return f".{name}.{platform.node()}.{os.getpid()}.tmp"
 
 
 def _fsync(path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_second_run_finds_everything_done(tmp_path: Path) -> None:
     assert len(Store(tmp_path).events()) == 2
 
 
-@pytest.mark.parametrize("selection", [{"episodes": 3}, {"steps": 2}, {"episodes": 5, "steps": 1}, {"plan": frozenset({"e1/2", "e6/0", "e1/0"})}, {"episodes": 100}], ids=str)
+@pytest.mark.parametrize("selection", [{"episodes": 3}, {"steps": 2}, {"episodes": 5, "steps": 1}, {"plan": frozenset({"e1/2", "e6/0", "e1/0"})}, {"episodes": 100}], ids=["episodes", "steps", "both", "plan", "more than there are"])
 def test_a_selection_takes_its_samples_and_has_an_entry_of_its_own(tmp_path: Path, selection: dict) -> None:
     whole = extracted("toy_lm:mock", stream(Episodes()), tmp_path)
     part = extracted("toy_lm:mock", stream(Episodes(), **selection), tmp_path)

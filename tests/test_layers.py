@@ -17,7 +17,7 @@ LAYERS = [
     {"store", "snapshot", "readers", "subjects", "pipeline"},
     {"extract", "memo", "inspection", "download", "rollout", "sampling"},
     {"findings", "faults", "contract", "engines"},
-    {"doctor", "recorder", "report"},
+    {"doctor", "outcomes", "report"},
     {"plugin", "cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

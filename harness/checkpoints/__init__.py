@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.checkpoints._cache import cache_of, fetch, leavings, listing, locate, verify_links
-from harness.checkpoints._digests import canonical_digest, content_identity, directory_digest, file_digest, published_sha256
+from harness.checkpoints._digests import canonical_digest, directory_digest, file_digest, published_sha256
 from harness.checkpoints._files import verify_archive, verify_config, verify_safetensors
 from harness.checkpoints._orbax import orbax_tree, verify_orbax
 from harness.errors import DamagedError, MissingError
 
-__all__ = ["canonical_digest", "content_identity", "directory_digest", "file_digest", "locate", "orbax_tree", "published_sha256", "verify", "verify_digests"]
+__all__ = ["canonical_digest", "directory_digest", "file_digest", "locate", "orbax_tree", "published_sha256", "verify", "verify_digests"]
 
 
 def verify(directory: Path, *, next: str | None = None) -> None:

@@ -7,10 +7,7 @@ import os
 import re
 from pathlib import Path
 
-MEGABYTE = 2**20
-SAMPLED_ABOVE = 64 * MEGABYTE
-
-__all__ = ["canonical_digest", "content_identity", "directory_digest", "file_digest", "published_sha256"]
+__all__ = ["canonical_digest", "directory_digest", "file_digest", "published_sha256"]
 
 
 def canonical_digest(value: object) -> str:
@@ -46,28 +43,6 @@ def directory_digest(directory: Path, memory: Path | None = None) -> str:
         temporary.write_text(json.dumps({**remembered, **known}, indent=1))
         temporary.replace(memory)
     return canonical_digest(digests)
-
-
-def content_identity(path: Path) -> list[list[object]]:
-    """What tells a file or folder from another, as JSON, without reading a terabyte: every file's name below `path` and size, and a
-    blake3 of all its bytes where it is small, else of its first, middle and last megabyte. Times of change play no part.
-    """
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and not _is_litter(file.relative_to(path)))
-    return [[file.name if path.is_file() else file.relative_to(path).as_posix(), file.stat().st_size, _sampled_digest(file)] for file in files]
-
-
-def _sampled_digest(path: Path) -> str:
-    from blake3 import blake3
-
-    size = path.stat().st_size
-    if size <= SAMPLED_ABOVE:
-        return file_digest(path)
-    found = blake3()
-    with path.open("rb") as file:
-        for start in (0, (size - MEGABYTE) // 2, size - MEGABYTE):
-            file.seek(start)
-            found.update(file.read(MEGABYTE))
-    return found.hexdigest()
 
 
 def published_sha256(path: Path) -> str | None:

@@ -80,7 +80,8 @@ def extract(
     if (layout == "store") != (output_dir is None):
         raise UsageError(f"layout {layout} {'has no' if output_dir else 'needs an'} output folder", expected="--output_dir with the layouts steps and features, --store with store")
     dtype = choice("dtype", dtype or ("bfloat16" if layout == "steps" else "float32"), DTYPES)
-    runtime = Runtime(device or _best_device(), dtype, choice("attention", attention, ("eager", "sdpa")))  # type: ignore[arg-type]
+    device = (device or _best_device()).partition(":")[0] if engine == "ray" else device or _best_device()  # Ray hands GPUs out
+    runtime = Runtime(device, dtype, choice("attention", attention, ("eager", "sdpa")))  # type: ignore[arg-type]
     keys = {"split": dataset_split, "data_dir": tfds_data_dir, "instruction_key": instruction_key, "state_key": state_key}
     given = {name: value for name, value in keys.items() if value is not None} | _image_key(image_key) | _options(option)
     selection = {"episodes": num_episodes or (1 if layout == "steps" else None), "steps": max_steps_per_episode, "skip_blank": skip_blank}

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from harness.checkpoints import content_identity
+from harness.checkpoints import file_digest
 from harness.types import Broken, Sample
 
 __all__ = ["Reader", "Rows"]
@@ -73,7 +73,7 @@ class Rows(Reader):
         yield from self._rows[start:stop]
 
     def identity(self) -> object:
-        return content_identity(self.path)
+        return file_digest(self.path)
 
     def keys(self) -> dict[str, str]:
         first = next((row for row in self._rows if isinstance(row, Sample)), None)

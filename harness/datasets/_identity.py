@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.checkpoints import content_identity
+from harness.checkpoints import file_digest
 
 __all__ = ["files_identity"]
 
@@ -22,7 +22,7 @@ def files_identity(root: Path, files: Iterable[Path]) -> list[list[object]]:
     whole = sum(size or 0 for size in sizes.values()) <= WHOLE_BELOW
     found = []
     for file, size in sorted(sizes.items()):
-        digest = None if size is None else content_identity(file)[0][2] if whole else _pieces(file, size)
+        digest = None if size is None else file_digest(file) if whole else _pieces(file, size)
         found.append([file.relative_to(root).as_posix(), size or 0, digest])
     return found
 

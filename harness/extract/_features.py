@@ -35,6 +35,9 @@ class FeatureSink(Sink):
     pooling: str
     device: str
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_writers"}
+
     @property
     def destination(self) -> str:
         return self.root

@@ -64,6 +64,11 @@ class Done:
     broken: tuple[Broken, ...]
     told: Any = None
 
+    @property
+    def failed(self) -> list[Broken]:
+        """Those without a row that nobody asked to leave out."""
+        return [record for record in self.broken if not record.left_out]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -108,14 +113,16 @@ def run(job: Job, engine: Engine, *, max_failures: int = 0, progress: Callable[[
     with job.sink.lock(), clear_about_disks(job.sink.destination):
         done = {number: found for number in range(count) if (found := job.sink.found(job.stream, number)) is not None}
         resumed, pending = len(done), [number for number in range(count) if number not in done]
-        _require_few(done.values(), max_failures)
+        samples, failed = sum(shard.samples for shard in done.values()), [record for shard in done.values() for record in shard.failed]
+        _require_few(failed, samples, max_failures)
         for fresh in engine(job, pending) if pending else ():
             done[fresh.shard] = fresh
+            samples, failed = samples + fresh.samples, [*failed, *fresh.failed]
             if progress is not None:
                 progress(fresh)
-            _require_few(done.values(), max_failures)
+            _require_few(failed, samples, max_failures)
         ordered = [done[number] for number in range(count)]
-        samples, broken = sum(shard.samples for shard in ordered), tuple(record for shard in ordered for record in shard.broken)
+        broken = tuple(record for shard in ordered for record in shard.broken)
         if not samples:
             raise UsageError("there are no samples to take features of", where=job.stream.name, got=f"{job.stream.episodes} episodes, none with a sample")
         made = job.sink.finish(job.stream, ordered)
@@ -134,11 +141,9 @@ def work(job: Job, adapter: Adapter, numbers: Iterable[int], progress: Callable[
             yield waiting.popleft().result()
 
 
-def _require_few(done: Iterable[Done], most: int) -> None:
-    done = list(done)
-    failed = [record for shard in done for record in shard.broken if not record.left_out]
+def _require_few(failed: Sequence[Broken], samples: int, most: int) -> None:
     if len(failed) > most:
-        got = f"{len(failed)} of the {sum(shard.samples for shard in done)} so far, first {failed[0].id}: {failed[0].reason}"
+        got = f"{len(failed)} of the {samples} so far, first {failed[0].id}: {failed[0].reason}"
         next = f"mend the data, or allow some with --max_failures {len(failed)}; finished shards are kept"
         raise DamagedError("too many records gave no features", got=got, expected=f"at most {most}", next=next)
 
