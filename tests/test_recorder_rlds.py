@@ -107,16 +107,17 @@ def test_a_picture_that_is_encoded_already_is_copied(tmp_path: Path, encoding: s
     assert (found["steps"][0]["observation"]["image"] == buffer.getvalue()) == same
 
 
-def test_the_same_episodes_give_the_same_bytes_in_another_process_without_tensorflow(tmp_path: Path) -> None:
-    here = record(tmp_path / "here", episode("one"), episode("two"))
+@pytest.mark.parametrize("form", ["array_record", "tfrecord"])
+def test_the_same_episodes_give_the_same_bytes_in_another_process_without_tensorflow(tmp_path: Path, form: str) -> None:
+    here = record(tmp_path / "here", episode("one"), episode("two"), file_format=form)
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; import test_recorder_rlds as t\n"
-        f"t.record(Path({str(tmp_path / 'there')!r}), t.episode('one'), t.episode('two')); assert 'tensorflow' not in sys.modules"
+        f"t.record(Path({str(tmp_path / 'there')!r}), t.episode('one'), t.episode('two'), file_format={form!r}); assert 'tensorflow' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert files(here) == files(tmp_path / "there/libero/1.0.0")
-    assert files(here) != files(record(tmp_path / "other", episode("two"), episode("one")))
+    assert files(here) != files(record(tmp_path / "other", episode("two"), episode("one"), file_format=form))
 
 
 def test_records_are_spread_over_files_of_a_size_in_order(tmp_path: Path) -> None:

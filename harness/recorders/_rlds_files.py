@@ -1,15 +1,14 @@
-"""Record files of one split, each closed at a certain size: TFRecord through TensorFlow, ArrayRecord without it."""
+"""Record files of one split, each closed at a certain size."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from harness.errors import MissingError
 from harness.recorders._base import cannot_write
+from harness.recorders._tfrecord import TFRecordWriter
 
 __all__ = ["Shards", "Written"]
 
@@ -80,19 +79,14 @@ class _Library(NamedTuple):
 
 
 def _library(file_format: str, where: Path) -> _Library:
-    """TensorFlow's way of writing records, or array_record's. Raises MissingError."""
+    """A writer of TFRecord or ArrayRecord files. Raises MissingError."""
     try:
-        if file_format == "array_record":
-            from array_record.python.array_record_module import ArrayRecordWriter
+        if file_format == "tfrecord":
+            import google_crc32c  # noqa: F401 - the writer needs it
 
-            return _Library(lambda path: ArrayRecordWriter(path, "group_size:1"), (OSError, RuntimeError))
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-        import tensorflow as tf
+            return _Library(TFRecordWriter, (OSError,))
+        from array_record.python.array_record_module import ArrayRecordWriter
     except ImportError as error:
-        extra = "rlds" if file_format == "array_record" else "tfrecord"
-        next = f"pip install 'vla-harness[{extra}]' -c constraints.txt"
+        next = "pip install 'vla-harness[rlds]' -c constraints.txt"
         raise MissingError(f"writing {file_format} needs the {error.name} package", where=where, next=next) from error
-    with suppress(RuntimeError):  # TensorFlow runs already, on whatever its owner gave it
-        tf.config.set_visible_devices([], "GPU")
-    return _Library(tf.io.TFRecordWriter, (OSError, tf.errors.OpError))
+    return _Library(lambda path: ArrayRecordWriter(path, "group_size:1"), (OSError, RuntimeError))
