@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -21,42 +20,15 @@ import numpy as np
 from blake3 import blake3
 
 from harness.checkpoints import canonical_digest
+from harness.entries import Key, StoreWarning, Writer, folder_of, require_rows
 from harness.errors import DamagedError, UnknownNameError, UsageError
-from harness.shards import Shard, packed, unpacked
+from harness.shards import Shard, unpacked
 from harness.storage import storage
-from harness.types import Broken, Features
+from harness.types import Features
 
 __all__ = ["Key", "Store", "StoreWarning", "Writer"]
 
 SHARD_BYTES = 256 * 2**20
-
-
-class StoreWarning(UserWarning):
-    """An entry was unusable and is being recomputed."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """Everything that determines a feature set. Two sets with equal keys are the same numbers on the same device class."""
-
-    subject: str
-    weights: str
-    adapter: str
-    capture: str
-    dataset: str
-    samples: str
-    point: str
-    pooling: str
-    dtype: str
-    attention: str
-    device_class: str
-    versions: Mapping[str, str]
-    fault: str | None = None
-
-    @property
-    def digest(self) -> str:
-        """32 hex digits that name the entry."""
-        return canonical_digest(asdict(self))[:32]
 
 
 @final
@@ -78,8 +50,8 @@ class Store:
 
     def write(self, key: Key, values: np.ndarray, sample_ids: Sequence[str]) -> Features:
         """Stores rows (n, d) float32 of `sample_ids` atomically and returns them as features. Raises UsageError."""
-        _require_rows(values, sample_ids, key)
-        writer = Writer(self, key)
+        require_rows(values, sample_ids, key)
+        writer = self.writer(key)
         rows = max(1, SHARD_BYTES // max(1, values[:1].nbytes))
         starts = range(0, max(1, len(values)), rows)
         for number, start in enumerate(starts):
@@ -89,7 +61,7 @@ class Store:
 
     def writer(self, key: Key) -> Writer:
         """Writes an entry shard by shard, going on where another process stopped."""
-        return Writer(self, key)
+        return Writer(self.files, self.root, key, lambda digest: self._log("written", digest))
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Held by the one process that extracts; `name` covers all feature sets of the same forward passes."""
@@ -152,13 +124,13 @@ class Store:
         return [name for name in self.files.names() if name.endswith("/entry.json") and name.count("/") == 2]
 
     def _read(self, digest: str) -> Features | None:
-        name = f"{_folder(digest)}/entry.json"
+        name = f"{folder_of(digest)}/entry.json"
         if self.files.size(name) is None:
             return None
         entry = self._sidecar(name)
         if entry["key"] != digest:
             raise DamagedError("a store entry stands under another key", where=f"{self.root}/{name}, field key", got=entry["key"], expected=digest)
-        shards = [self._shard(f"{_folder(digest)}/{shard['name']}", shard) for shard in entry["shards"]]
+        shards = [self._shard(f"{folder_of(digest)}/{shard['name']}", shard) for shard in entry["shards"]]
         values = np.concatenate([shard.values for shard in shards]) if len(shards) != 1 else shards[0].values
         if list(values.shape) != entry["shape"]:
             raise DamagedError("a store entry's shape disagrees", where=f"{self.root}/{name}, field shape", got=list(values.shape), expected=entry["shape"])
@@ -190,94 +162,6 @@ class Store:
 
     def _log(self, event: str, digest: str, **details: str) -> None:
         self.files.append("events.jsonl", json.dumps({"event": event, "key": digest, "time": time.time(), "pid": os.getpid(), **details}))
-
-
-@final
-class Writer:
-    """One entry on its way: its shards may be put in any order, by any process; `finish` makes it an entry.
-
-    Equal shards are equal bytes, so a run that was interrupted and went on leaves what an uninterrupted one leaves.
-    """
-
-    def __init__(self, store: Store, key: Key) -> None:
-        self.store, self.key = store, key
-        self._told: dict[int, Mapping[str, Any]] = {}
-        self._fresh = False
-
-    def done(self, number: int) -> bool:
-        """Whether a whole shard of that number is there already. A damaged one is told with a warning, and is not."""
-        if number not in self._told and self.store.files.size(self._name(number)) is not None:
-            data = self.store.files.read(self._name(number))
-            try:
-                self._told[number] = _told(self._name(number), data, unpacked(data, f"{self.store.root}/{self._name(number)}"))
-            except DamagedError as error:
-                warnings.warn(StoreWarning(f"{error}\n  it is computed again now"), stacklevel=2)
-        return number in self._told
-
-    def read(self, number: int) -> Shard:
-        """A shard that is there. Raises DamagedError, FileNotFoundError."""
-        return unpacked(self.store.files.read(self._name(number)), f"{self.store.root}/{self._name(number)}")
-
-    def told(self, number: int) -> Mapping[str, Any]:
-        """What the entry will say of a shard that is done."""
-        return self._told[number]
-
-    def accept(self, number: int, told: Mapping[str, Any]) -> None:
-        """Takes note of a shard that another process put there, with what its `put` gave."""
-        self._told[number] = told
-
-    def put(self, number: int, values: np.ndarray, sample_ids: Sequence[str], broken: Sequence[Broken] = ()) -> Mapping[str, Any]:
-        """Stores a shard's rows (n, d) float32, and the records that gave none, in one file; gives what the entry will say of it.
-
-        Raises UsageError, OSError.
-        """
-        _require_rows(values, sample_ids, self.key)
-        shard = Shard(values, tuple(sample_ids), tuple(broken))
-        data = packed(shard)
-        self.store.files.write(self._name(number), data)
-        self._told[number], self._fresh = _told(self._name(number), data, shard), True
-        return self._told[number]
-
-    def finish(self, count: int) -> None:
-        """Makes the shards 0 to `count` - 1 an entry, in their order. Raises UsageError when one is missing or ids repeat."""
-        if missing := [number for number in range(count) if not self.done(number)]:
-            raise UsageError("an entry is not complete", where=self.key.digest, got=f"no shard {missing[0]}", expected=f"{count} shards")
-        told = [self._told[number] for number in range(count)]
-        width = max((shard["shape"][1] for shard in told), default=0)
-        entry = {
-            "key": self.key.digest,
-            "parts": asdict(self.key),
-            "shape": [sum(shard["shape"][0] for shard in told), width],
-            "dtype": "float32",
-            "broken": sum(shard["broken"] for shard in told),
-            "shards": [{name: shard[name] for name in ("name", "bytes", "blake3")} for shard in told],
-        }
-        entry["blake3"] = canonical_digest(entry)
-        data, name = json.dumps(entry, indent=1).encode(), f"{_folder(self.key.digest)}/entry.json"
-        if self._fresh or self.store.files.size(name) is None or self.store.files.read(name) != data:
-            self.store.files.write(name, data)
-            self.store._log("written", self.key.digest)
-        self.store.files.sweep(_folder(self.key.digest))
-
-    def _name(self, number: int) -> str:
-        return f"{_folder(self.key.digest)}/shard-{number:04d}.safetensors"
-
-
-def _told(name: str, data: bytes, shard: Shard) -> dict[str, Any]:
-    """What an entry says of one of its shards, and what its sums need."""
-    size = {"bytes": len(data), "blake3": blake3(data).hexdigest()}
-    return {"name": name.rpartition("/")[2], **size, "shape": shard.values.shape, "broken": len(shard.broken)}
-
-
-def _require_rows(values: np.ndarray, sample_ids: Sequence[str], key: Key) -> None:
-    if values.ndim != 2 or len(values) != len(sample_ids) or values.dtype != np.float32:
-        raise UsageError("features are float32 rows, one per sample", got=f"{values.dtype} {values.shape} for {len(sample_ids)} samples")
-    if len(set(sample_ids)) != len(sample_ids):
-        raise UsageError("sample ids repeat", got=f"{len(sample_ids) - len(set(sample_ids))} duplicates", where=key.subject)
-
-
-def _folder(digest: str) -> str:
-    return f"{digest[:2]}/{digest}"
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ LAYERS = [
     {"errors"},
     {"types", "checkpoints", "pictures", "storage", "indices"},
     {"registry", "cards", "pooling", "layouts", "shards", "environments"},
-    {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "policies"},
+    {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "policies", "entries"},
     {"store", "snapshot", "readers", "subjects", "pipeline"},
     {"extract", "memo", "inspection", "download", "rollout", "sampling"},
     {"findings", "faults", "contract", "engines"},

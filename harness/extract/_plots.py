@@ -24,7 +24,7 @@ def step_plot(rows: Mapping[str, np.ndarray], positions: Sequence[int]) -> bytes
         part = shown[start : start + len(x)]
         axes[0].scatter(part[:, 0], part[:, 1], s=18, label=name)
         start += len(x)
-    axes[0].set_title(f"{len(vectors)} vectors of {len(positions)} positions", fontsize=9)
+    axes[0].set_title(f"{len(vectors)} vectors, position{'s' * (len(positions) != 1)} {', '.join(map(str, positions[:6]))}{' …' * (len(positions) > 6)}", fontsize=9)
     _label(axes[0], share)
     if len(rows) <= COLOURS:
         axes[0].legend(fontsize=6, frameon=False)
