@@ -92,38 +92,40 @@ def extracted(subject: str, source: Stream, folder: Path, *, max_failures: int =
     return run(made, partial(local, adapter=adapter), max_failures=max_failures)
 
 
-def interrupted(folder: Path, layouts: Sequence[str], seconds: Sequence[float]) -> None:
-    """For each layout an extraction to `folder/NUMBER/killed` that is killed so many seconds after it began, and a copy, `resumed`,
-    that a second run finishes. Runs in a process of its own: its children begin with everything imported and no thread.
+def interrupted(folder: Path, layouts: Sequence[str], moments: Sequence[int]) -> None:
+    """For each layout an extraction to `folder/NUMBER/killed` that is killed when so many files are there, finished or not, and a copy,
+    `resumed`, that a second run finishes. Runs in a process of its own: its children begin with everything imported and no thread.
     """
     import torch
 
     torch.set_num_threads(1)
     job("toy_lm:mock", stream(Episodes()), folder)  # imports all that the children need
-    for number, (layout, after) in enumerate(zip(layouts, seconds, strict=True)):
+    for number, (layout, files) in enumerate(zip(layouts, moments, strict=True)):
         killed, resumed = folder / f"{number}/killed", folder / f"{number}/resumed"
-        _child(killed, layout, after)
+        _child(killed, layout, files)
         if killed.exists():
             shutil.copytree(killed, resumed)
         _child(resumed, layout, None)
 
 
-def _child(folder: Path, layout: str, after: float | None) -> None:
-    """An extraction in a fork, killed `after` seconds or waited for."""
-    begins, tells = os.pipe()
+def _child(folder: Path, layout: str, files: int | None) -> None:
+    """An extraction in a fork, killed when so many files are there, or waited for."""
     child = os.fork()
     if child == 0:
         made, adapter = job("toy_lm:mock", stream(Episodes(pause=0.01)), folder, layout=layout)
-        os.write(tells, b"1")
         run(made, partial(local, adapter=adapter))
         os._exit(0)
-    os.read(begins, 1)
-    if after is not None:
-        time.sleep(after)
+    while files is not None and _count(folder) < files and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.0005)
+    if files is not None:
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    if status not in (0, signal.SIGKILL) or (after is None and status):
+    if status not in (0, signal.SIGKILL) or (files is None and status):
         raise SystemExit(f"an extraction ended with status {status}")
+
+
+def _count(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))  # a folder that is renamed meanwhile is passed over
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -91,9 +91,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes
 
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path: Path, whole: dict[str, dict[str, bytes]]) -> None:
-    """Twenty random moments; that some runs were killed halfway is asserted, so the test cannot pass by missing them."""
+    """Twenty random moments of its progress; that most runs were killed halfway is asserted, so the test cannot pass by missing them."""
     dice, layouts = random.Random(0), ["store", "steps"] * 10
-    child = _forked.server().Process(target=interrupted, args=(tmp_path, layouts, [dice.uniform(0.0, 0.4) for _ in layouts]))
+    child = _forked.server().Process(target=interrupted, args=(tmp_path, layouts, [dice.randrange(len(whole[layout])) for layout in layouts]))
     child.start()
     child.join()
     assert child.exitcode == 0
@@ -102,7 +102,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path: Path, wh
         killed, resumed = tmp_path / f"{number}/killed", tmp_path / f"{number}/resumed"
         halfway += killed.exists() and bool(tree(killed)) and tree(killed).keys() != whole[layout].keys()
         assert tree(resumed) == whole[layout], f"killed at moment {number}"
-    assert halfway >= 5
+    assert halfway >= 10
 
 
 def test_the_comparison_above_sees_one_changed_bit(tmp_path: Path, whole: dict[str, dict[str, bytes]]) -> None:
