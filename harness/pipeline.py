@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +159,8 @@ def _ahead(
         opening = _Open(number, records, batch_size)
         waiting.append((opening, None))
         for places in opening.batches:
-            waiting.append((None, encoder.submit(_prepared, adapter, [opening.samples[place] for place in places], places, decoders)))
+            looked = [decoders.submit(_checked, adapter, opening.samples[place]) for place in places]
+            waiting.append((None, encoder.submit(_prepared, adapter, looked, places)))
             while sum(future is not None for _, future in waiting) > AHEAD:
                 yield waiting.popleft()
     yield from waiting
@@ -177,9 +177,9 @@ def _settled(opened: deque[_Open], points: Sequence[Point], finite: bool) -> Ite
         yield opened.popleft().block(points, finite)
 
 
-def _prepared(adapter: Adapter, samples: Sequence[Sample], places: Sequence[int], decoders: ThreadPoolExecutor) -> Prepared:
+def _prepared(adapter: Adapter, looking: Sequence[Future[Sample | Broken]], places: Sequence[int]) -> Prepared:
     """One batch of the samples that can be decoded and encoded. Only one thread encodes: tokenizers are not safe for several."""
-    looked = list(decoders.map(partial(_checked, adapter), samples))
+    looked = [future.result() for future in looking]
     good = [index for index, found in enumerate(looked) if isinstance(found, Sample)]
     broken = {places[index]: found for index, found in enumerate(looked) if isinstance(found, Broken)}
     try:
@@ -195,7 +195,9 @@ def _prepared(adapter: Adapter, samples: Sequence[Sample], places: Sequence[int]
 def _checked(adapter: Adapter, sample: Sample) -> Sample | Broken:
     """The sample with its pictures decoded, or why it cannot be used."""
     try:
-        decoded = replace(sample, images=dict(sample.images)) if "images" in adapter.inputs_used else sample
+        given = sample.images if "images" in adapter.inputs_used else {}
+        seen = adapter.cameras if set(adapter.cameras) <= set(given) else given  # what the model does not look at is not decoded
+        decoded = replace(sample, images={camera: given[camera] for camera in seen}) if given else sample
         adapter.require([decoded])
     except HarnessError as error:
         return Broken(sample.id, str(error), sample.episode)

@@ -194,6 +194,18 @@ def test_pictures_are_not_decoded_for_a_model_that_reads_none(tmp_path: Path) ->
     assert extracted("toy_lm:mock", stream(Episodes(8, everything_corrupt)), tmp_path).rows == STEPS
 
 
+def test_a_camera_that_the_model_does_not_look_at_is_not_decoded(tmp_path: Path) -> None:
+    made, adapter = job("openvla:mock", stream(Episodes(1)), tmp_path, points=("lm.00.output",))
+    first = next(iter(Episodes(1)))
+
+    def never() -> np.ndarray:
+        raise AssertionError("decoded")
+
+    both = Sample("a", first.instruction, Pictures({"wrist": never, **first.images.sources}))
+    (block,) = blocks(adapter, [(0, [both])], made.sink.points, made.sink.keep)
+    assert (block.sample_ids, block.broken) == (("a",), ())
+
+
 def test_memory_holds_a_few_batches_whatever_the_length(tmp_path: Path) -> None:
     """How many decoded pictures are alive at once while a long shard passes by."""
     alive, most = [0], [0]
