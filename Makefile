@@ -41,6 +41,7 @@ test: $(READY)
 bench: $(READY)
 	@$(BIN)/python benchmarks/capture.py --check
 	@$(BIN)/python benchmarks/pi0.py --check
+	@$(BIN)/python benchmarks/extract.py
 
 clean:
 	rm -rf $(VENV) .harness reports/latest
