@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import typer
 from rich.console import Console
+
+from harness.errors import HarnessError
 
 __all__ = ["Method", "Ratio", "conclude", "ratio", "timed"]
 
@@ -34,6 +36,9 @@ class Measured(Protocol):
     """A dataclass of figures that knows which targets they miss."""
 
     def missed(self) -> list[str]: ...
+
+
+Result = TypeVar("Result", bound=Measured)
 
 
 def timed(methods: Mapping[str, Method], rounds: int, *, finish: Callable[[], object] = lambda: None) -> dict[str, list[float]]:
@@ -60,8 +65,16 @@ def ratio(name: str, base: str, seconds: Mapping[str, list[float]]) -> Ratio:
     return Ratio(1e3 * float(np.median(seconds[name])), middle, (low, high))
 
 
-def conclude(result: Measured, console: Console, json_file: Path | None, *, check: bool) -> None:
-    """Says which targets are missed, writes the figures, and ends with 1 if that was asked for and a target is missed."""
+def conclude(measure: Callable[[], Result], show: Callable[[Result, Console], object], console: Console, json_file: Path | None, *, check: bool) -> None:
+    """Measures, shows the figures, writes them, and says which targets are missed; ends with 1 if that was asked for and one is missed,
+    with 2 for an error of what is measured.
+    """
+    try:
+        result = measure()
+    except HarnessError as error:
+        console.print(str(error))
+        raise typer.Exit(2) from error
+    show(result, console)
     if json_file is not None:
         figures: dict[str, Any] = asdict(result)  # type: ignore[call-overload]
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -35,7 +35,6 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import subjects
-from harness.errors import HarnessError
 from harness.extract import keeper
 from harness.types import Batch, Point, Runtime, Sample, TokenMap
 
@@ -254,13 +253,7 @@ def main(
 
         device = "cuda" if size == "full" and torch.cuda.is_available() else "cpu"
     runtime = Runtime(device, dtype or ("float32" if device == "cpu" else "bfloat16"), attention)
-    try:
-        result = measure(f"{family}:{size}", runtime, rows=rows, tokens=tokens, rounds=rounds, nnsight=nnsight)
-    except HarnessError as error:
-        console.print(str(error))
-        raise typer.Exit(2) from error
-    show(result, console)
-    conclude(result, console, json_file, check=check)
+    conclude(lambda: measure(f"{family}:{size}", runtime, rows=rows, tokens=tokens, rounds=rounds, nnsight=nnsight), show, console, json_file, check=check)
 
 
 if __name__ == "__main__":

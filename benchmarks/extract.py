@@ -41,7 +41,6 @@ from rich.table import Table
 from harness import readers, subjects
 from harness.adapters import Adapter
 from harness.engines.local import local
-from harness.errors import HarnessError
 from harness.extract import Job, StepSink, feature_sink, keeper, run, step_points
 from harness.indices import Indices
 from harness.readers import Stream
@@ -253,14 +252,7 @@ def main(
     if only_memory is not None:
         print(extract_made_up(only_memory))  # noqa: T201 - the parent reads it
         return
-    console = Console()
-    try:
-        result = measure(episodes, steps, rounds)
-    except HarnessError as error:
-        console.print(str(error))
-        raise typer.Exit(2) from error
-    show(result, console)
-    conclude(result, console, json_file, check=check)
+    conclude(lambda: measure(episodes, steps, rounds), show, Console(), json_file, check=check)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from rich.table import Table
 
 from harness import subjects
 from harness.adapters import Adapter
-from harness.errors import HarnessError
 from harness.extract import keeper
 from harness.types import Array, Batch, Point, Runtime, Sample
 
@@ -140,14 +139,8 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Exit 1 when a target is missed.")] = False,
 ) -> None:
     """Measure what the capture of both experts of π0 costs in JAX."""
-    console = Console()
-    try:
-        result = measure(size, Runtime(device, dtype or ("float32" if device == "cpu" else "bfloat16")), rows=rows, rounds=rounds)
-    except HarnessError as error:
-        console.print(str(error))
-        raise typer.Exit(2) from error
-    show(result, console)
-    conclude(result, console, json_file, check=check)
+    runtime = Runtime(device, dtype or ("float32" if device == "cpu" else "bfloat16"))
+    conclude(lambda: measure(size, runtime, rows=rows, rounds=rounds), show, Console(), json_file, check=check)
 
 
 if __name__ == "__main__":
