@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import astuple
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +29,8 @@ def packed(shard: Shard) -> bytes:
     """The shard as a safetensors file; equal shards are equal bytes."""
     from safetensors.numpy import save
 
-    broken = [[record.id, record.reason, record.episode, record.left_out] for record in shard.broken]
     # one metadata entry: safetensors writes several in an order that changes from run to run
-    record = {"sample_ids": shard.sample_ids, "broken": broken}
+    record = {"sample_ids": shard.sample_ids, "broken": list(map(astuple, shard.broken))}
     sealed = json.dumps({**record, "blake3": _seal(shard.values, record)}, ensure_ascii=False)
     return save({"features": np.ascontiguousarray(shard.values)}, metadata={"record": sealed})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ from typing import final
 
 from harness.errors import MissingError, UsageError
 
-__all__ = ["Storage", "storage"]
+__all__ = ["Storage", "cannot_write", "storage", "unfinished"]
 
 AT_ONCE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")  # an upload there replaces an object in one step
 
@@ -80,7 +81,7 @@ class _Local(Storage):
     def write(self, name: str, data: bytes) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(_unfinished(path.name))
+        temporary = path.with_name(unfinished(path.name))
         try:
             temporary.write_bytes(data)
             _fsync(temporary)
@@ -134,7 +135,7 @@ class _Remote(Storage):
             return
         folder, _, file = path.rpartition("/")
         self.system.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/{_unfinished(file)}"
+        temporary = f"{folder}/{unfinished(file)}"
         self.system.pipe_file(temporary, data)
         self.system.mv(temporary, path)
 
@@ -164,9 +165,16 @@ class _Remote(Storage):
         """Nothing: objects cannot be appended to."""
 
 
-def _unfinished(name: str) -> str:
+def unfinished(name: str) -> str:
     """The name of a file on its way; containers share process numbers, so the machine's is part of it."""
     return f".{name}.{platform.node()}.{os.getpid()}.tmp"
+
+
+def cannot_write(error: Exception, *, what: str, where: object, next: str) -> MissingError:
+    """The error of a disk that is full, read-only or gone; `what` is said where its number does not tell which."""
+    known = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the destination is read-only"}
+    got = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    return MissingError(known.get(getattr(error, "errno", None), what), where=where, got=got, next=next)
 
 
 def _fsync(path: Path) -> None:

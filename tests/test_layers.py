@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # A module imports strictly lower layers only; modules of one package may use that package's private modules.
 LAYERS = [
     {"errors"},
-    {"types", "checkpoints", "pictures", "storage", "indices"},
+    {"types", "checkpoints", "pictures", "storage", "indices", "trees"},
     {"registry", "cards", "pooling", "layouts", "shards", "environments"},
     {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "policies", "entries"},
     {"store", "snapshot", "readers", "subjects", "pipeline"},

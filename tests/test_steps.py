@@ -14,7 +14,7 @@ from _episodes import Episodes, extracted, job, stream, tree
 
 from harness.errors import DamagedError, UsageError
 from harness.extract import _plots as plots
-from harness.extract import step_points
+from harness.extract import StepSink, step_points
 from harness.indices import Indices
 from harness.readers import Selection
 from harness.types import Point
@@ -72,6 +72,15 @@ def test_a_position_is_the_same_token_in_every_stream(tmp_path: Path, positions:
             torch.testing.assert_close(stored[name], wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))
 
 
+def test_two_numbers_for_one_token_are_that_token_once(tmp_path: Path) -> None:
+    """-38 and 0 are the same token of a sequence of 38, which `put` must not take for the first two of three."""
+    made(tmp_path / "all", positions=Indices.parse("all", "position"))
+    every = tensors(tmp_path / "all/e0/step_0000")["layer_2_residual_output"]
+    made(tmp_path / "out", positions=Indices.parse(f"-{len(every)},0,5", "position"), selection={"episodes": 1, "steps": 1})
+    assert meta(tmp_path / "out/e0/step_0000")["positions_in_sequence"] == [0, 5]
+    torch.testing.assert_close(tensors(tmp_path / "out/e0/step_0000")["layer_2_residual_output"], every[[0, 5]], rtol=0, atol=2e-5 * float(every.abs().max()))
+
+
 def test_positions_are_not_all_alike_so_the_test_above_can_fail(tmp_path: Path) -> None:
     made(tmp_path / "out", positions=Indices.parse("all", "position"))
     values = tensors(tmp_path / "out/e0/step_0000")["layer_2_residual_output"]
@@ -107,6 +116,37 @@ def test_a_folder_with_another_extraction_is_refused_and_left_alone(tmp_path: Pa
     with pytest.raises(UsageError, match=r"holds another extraction(.|\n)*choose another --output_dir"):
         made(tmp_path / "out", settings={"a": 2})
     assert tree(tmp_path / "out") == before
+
+
+def test_a_folder_with_another_extraction_that_did_not_end_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StepSink, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        made(tmp_path / "out")
+    before = tree(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"holds another extraction(.|\n)*choose another --output_dir"):
+        made(tmp_path / "out", settings={"a": 2})
+    assert tree(tmp_path / "out") == before
+    assert made(tmp_path / "out").resumed == 1
+
+
+@pytest.mark.parametrize("left", ["nothing", "a shard of four", "everything"])
+def test_the_dataset_is_read_once(tmp_path: Path, left: str) -> None:
+    """To extract it, or, where the whole tree is there, to know which steps should be."""
+    counted: list[int] = []
+
+    class Counting(Episodes):
+        def read(self, start: int, stop: int) -> Any:
+            counted.append(start)
+            return super().read(start, stop)
+
+    if left != "nothing":
+        made(tmp_path / "out", selection={})
+    if left == "a shard of four":
+        sink = job("openvla:mock", stream(Episodes()), tmp_path / "out", layout="steps")[0].sink
+        (tmp_path / "out/.unfinished").mkdir()
+        (tmp_path / f"out/.unfinished/{sink.identity}-000000.json").write_text('{"samples": 7, "broken": []}')
+    extracted("openvla:mock", stream(Counting()), tmp_path / "out", layout="steps")
+    assert counted == ([2, 4, 6] if left == "a shard of four" else [0, 2, 4, 6])
 
 
 def test_unreadable_metadata_is_told(tmp_path: Path) -> None:

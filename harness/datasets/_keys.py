@@ -7,25 +7,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["flat", "lookup", "nested", "plain", "text"]
+__all__ = ["flat", "lookup", "text"]
 
 
 def lookup(tree: Any, key: str) -> Any:
     """What lies under `key` (`observation.image`) in nested mappings. Raises KeyError."""
     for part in key.split("."):
         tree = tree[part]
-    return tree
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries of values that are named in dot notation."""
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *folders, last = key.split(".")
-        inner = tree
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-        inner[last] = value
     return tree
 
 
@@ -54,16 +42,3 @@ def flat(value: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{array.dtype} where numbers belong")
     return array.astype(np.float32).ravel()
-
-
-def plain(value: Any) -> Any:
-    """The same as JSON can say it; bytes that are no UTF-8 keep their values as `\\xff`."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="backslashreplace")
-    return value

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.datasets._keys import nested
 from harness.errors import DamagedError, UnknownNameError
+from harness.trees import nested
 
 __all__ = ["check", "chosen", "described", "episode_leaves", "is_number", "is_picture", "is_text", "step_leaves", "under"]
 

@@ -13,10 +13,11 @@ from harness.datasets import _rlds_features as kinds
 from harness.datasets import _rlds_location as location
 from harness.datasets._base import Reader
 from harness.datasets._identity import files_identity
-from harness.datasets._keys import flat, lookup, plain, text
+from harness.datasets._keys import flat, lookup, text
 from harness.datasets._rlds_records import Record, file_format, records, shards
 from harness.datasets._rlds_splits import ranges
 from harness.pictures import Encoded, Pictures
+from harness.trees import plain
 from harness.types import Broken, Sample
 
 __all__ = ["RLDS"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -13,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.adapters import Adapter
-from harness.errors import DamagedError, MissingError, UsageError
+from harness.errors import DamagedError, UsageError
 from harness.pipeline import Block, Keep, blocks
 from harness.readers import Stream
+from harness.storage import cannot_write
 from harness.types import Batch, Broken, Point, Runtime, Subject
 
 __all__ = ["Done", "Job", "Sink", "Summary", "run", "work"]
@@ -154,6 +154,5 @@ def clear_about_disks(destination: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the destination is read-only"}
         next = "make room or name another folder, then run the same command: finished shards are kept"
-        raise MissingError(what.get(error.errno, "the destination cannot be written to"), where=destination, got=error, next=next) from error
+        raise cannot_write(error, what="the destination cannot be written to", where=destination, next=next) from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -23,6 +23,8 @@ from harness.extract._job import Done, Sink
 from harness.indices import Indices
 from harness.pipeline import Block, Keep, host
 from harness.readers import Stream
+from harness.storage import storage, unfinished
+from harness.trees import plain
 from harness.types import Array, Batch, Broken, Point, Sample
 
 __all__ = ["StepSink", "step_points"]
@@ -76,19 +78,34 @@ class StepSink(Sink):
         return lambda point, values: _taken(values, places[point.stack])
 
     def _places(self, mask: np.ndarray) -> np.ndarray:
-        """Which tokens (n, p) of each row are kept; where a row is too short for one, its first stands in and `put` refuses the row."""
+        """Which tokens (n, p) of each row are kept; behind those of a shorter row stands its first token, which `put` cuts off."""
         order = np.argsort(~mask, axis=1, kind="stable")
-        if self.positions.asked is None:
-            return order[:, : int(mask.sum(1).max())]
-        counts, wanted = mask.sum(1), np.asarray(sorted(self.positions.asked))
-        resolved = np.where(wanted < 0, counts[:, None] + wanted, wanted[None])
-        return np.take_along_axis(order, np.where((resolved >= 0) & (resolved < counts[:, None]), resolved, 0), axis=1)
+        kept = [self._kept(count) for count in mask.sum(1).tolist()]
+        most = max(map(len, kept))
+        return np.stack([row[[*places, *[0] * (most - len(places))]] for row, places in zip(order, kept, strict=True)])
+
+    def _kept(self, count: int) -> tuple[int, ...]:
+        """The asked positions of a sequence of so many valid tokens; none when it is too short for one of them, which `put` refuses."""
+        try:
+            return self.positions.of(count)
+        except UsageError:
+            return ()
+
+    @cached_property
+    def _unfinished(self) -> bool:
+        """Whether an earlier run to this folder did not end. Raises UsageError when that was another extraction."""
+        names = [path.name for path in (self.folder / STATE).glob("*.json")]
+        if others := [name for name in names if not name.startswith(f"{self.identity}-")]:
+            raise self._foreign(self.folder / STATE / others[0], others[0].partition("-")[0])
+        return bool(names)
 
     def found(self, stream: Stream, number: int) -> Done | None:
-        state = self.folder / STATE / f"{number:06d}.json"
+        state, began = self.folder / self._state(number), self._unfinished
         if state.exists():
             record = json.loads(state.read_text(encoding="utf-8"))
             return Done(number, record["samples"], tuple(Broken(*broken) for broken in record["broken"]))
+        if began or next(self.folder.glob(f"*/*/{META}"), None) is None:  # nothing that is worth reading the dataset for
+            return None
         records = list(stream.shard(number))
         samples = [record for record in records if isinstance(record, Sample)]
         whole = [self._mine(self._step(sample, index)) for sample, index in zip(samples, _indices(samples), strict=True)]
@@ -103,24 +120,31 @@ class StepSink(Sink):
         except (ValueError, AttributeError) as error:
             raise DamagedError("a step's metadata is not readable", where=step / META, got=error, next=f"remove {step} and run again") from error
         if other != self.identity:
-            what, next = "the output folder holds another extraction", "choose another --output_dir, or remove that folder"
-            raise UsageError(what, where=step, got=f"extraction {other}", expected=f"extraction {self.identity}", next=next)
+            raise self._foreign(step, other)
         return True
+
+    def _foreign(self, where: Path, other: object) -> UsageError:
+        what, next = "the output folder holds another extraction", "choose another --output_dir, or remove that folder"
+        return UsageError(what, where=where, got=f"extraction {other}", expected=f"extraction {self.identity}", next=next)
+
+    def _state(self, number: int) -> str:
+        """Where below the folder it is noted that a shard is written."""
+        return f"{STATE}/{self.identity}-{number:06d}.json"
 
     def put(self, block: Block) -> Done:
         broken = list(block.broken)
         for row, (sample, index) in enumerate(zip(block.samples, _indices(block.samples), strict=True)):
             count = int(block.lengths[self.points[0].stack][row])
             try:
-                kept = replace(self.positions, what="position").of(count)
+                kept = self.positions.of(count)
             except UsageError as error:
                 broken.append(Broken(sample.id, f"{error.what}: its sequence has {count} tokens", sample.episode))
                 continue
             rows = {point: block.rows[point][row][: len(kept)] for point in self.points}
-            self._write(self._step(sample, index), sample, index, {point: _in_asked_order(x, self.positions, kept, count) for point, x in rows.items()}, kept)
+            self._write(self._step(sample, index), sample, index, rows, kept)
         done = Done(block.shard, len(block.sample_ids) + len(block.broken), tuple(broken))
-        record = {"samples": done.samples, "broken": [[b.id, b.reason, b.episode, b.left_out] for b in broken]}
-        _put(self.folder / STATE / f"{block.shard:06d}.json", json.dumps(record).encode())
+        record = {"samples": done.samples, "broken": list(map(astuple, broken))}
+        storage(self.folder).write(self._state(block.shard), json.dumps(record).encode())
         return done
 
     def finish(self, stream: Stream, done: Sequence[Done]) -> Mapping[str, str]:
@@ -128,7 +152,7 @@ class StepSink(Sink):
             steps = sorted(path.parent for path in self.folder.glob(f"*/*/{META}"))
             chosen = steps[:: -(-len(steps) // plots.MOST)] if steps else []
             rows = {name: [self._read(step, name) for step in chosen] for name in map(_name, self.points)}
-            _put(self.folder / "pca_run_visualization.png", plots.run_plot(rows, [step.parent.name for step in chosen]))
+            storage(self.folder).write("pca_run_visualization.png", plots.run_plot(rows, [step.parent.name for step in chosen]))
         for left in [self.folder / STATE, *self.folder.glob(".*.tmp"), *self.folder.glob("*/.step_*.tmp")]:  # of this run and of killed ones
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         return {"steps": str(self.folder)}
@@ -138,7 +162,7 @@ class StepSink(Sink):
 
     def _write(self, step: Path, sample: Sample, index: int, rows: Mapping[Point, np.ndarray], kept: Sequence[int]) -> None:
         """All files of one step, in a folder that is renamed into place."""
-        temporary = step.with_name(f".{step.name}.{os.getpid()}.tmp")
+        temporary = step.with_name(unfinished(step.name))
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -151,7 +175,7 @@ class StepSink(Sink):
                 **self.told,
                 "positions_extracted": "all" if self.positions.asked is None else list(self.positions.asked),
                 "embedding_shapes": {f"L_{_name(point)}": list(values.shape) for point, values in rows.items()},
-                "action_from_dataset": _plain(sample.fields.get("action", sample.action)),
+                "action_from_dataset": plain(sample.fields.get("action", sample.action)),
                 "sample_id": sample.id,
                 "positions_in_sequence": list(kept),
                 "extraction_id": self.identity,
@@ -198,14 +222,6 @@ def _taken(values: Array, places: np.ndarray) -> Array:
     return np.take_along_axis(np.asarray(values), places[:, :, None], axis=1)
 
 
-def _in_asked_order(values: np.ndarray, positions: Indices, kept: Sequence[int], count: int) -> np.ndarray:
-    """Rows (p, d) of the kept positions in their order; `_places` gave them in the order of the numbers asked for."""
-    if positions.asked is None:
-        return values
-    resolved = [number % count for number in sorted(positions.asked)]
-    return values[[resolved.index(position) for position in kept]]
-
-
 def _encoded(values: np.ndarray, format: str, dtype: str) -> bytes:
     buffer = io.BytesIO()
     if format == "npy":
@@ -215,19 +231,3 @@ def _encoded(values: np.ndarray, format: str, dtype: str) -> bytes:
 
         torch.save(torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, dtype)), buffer)
     return buffer.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON takes it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.errors import DamagedError, MissingError
+from harness.trees import nested
 
 __all__ = ["Shape", "read", "shapes", "write"]
 
@@ -57,14 +58,7 @@ def write(directory: Path, leaves: Mapping[str, np.ndarray]) -> None:
     with _sound(directory, there=False):
         from orbax import checkpoint
 
-        tree: dict[str, Any] = {}
-        for path, leaf in leaves.items():
-            *parents, last = path.split("/")
-            node = tree
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[last] = leaf
-        checkpoint.PyTreeCheckpointer().save(directory.absolute(), {ROOT: tree})
+        checkpoint.PyTreeCheckpointer().save(directory.absolute(), {ROOT: nested(leaves, "/")})
 
 
 @contextmanager

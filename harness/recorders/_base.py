@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from harness import storage
 from harness.errors import MissingError, UsageError
 from harness.types import Episode
 
@@ -49,6 +49,5 @@ def whole(target: Path) -> Iterator[Path]:
 
 def cannot_write(where: Path, error: Exception) -> MissingError:
     """The error of a disk that is full, read-only or gone; what was written of this recording is removed."""
-    what = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the destination is read-only"}
-    got, next = str(error).splitlines()[0][:300] if str(error) else type(error).__name__, "make room or name another folder; nothing of this recording is left"
-    return MissingError(what.get(getattr(error, "errno", None), "a recording cannot be written"), where=where, got=got, next=next)
+    next = "make room or name another folder; nothing of this recording is left"
+    return storage.cannot_write(error, what="a recording cannot be written", where=where, next=next)
