@@ -61,43 +61,39 @@ class Writer:
         self._told: dict[int, Mapping[str, Any]] = {}
         self._fresh = False
 
-    def done(self, number: int) -> bool:
-        """Whether a whole shard of that number is there already. A damaged one is told with a warning, and is not."""
-        if number not in self._told and self.files.size(self._name(number)) is not None:
-            data = self.files.read(self._name(number))
-            try:
-                self._told[number] = _told(self._name(number), data, unpacked(data, f"{self.root}/{self._name(number)}"))
-            except DamagedError as error:
-                warnings.warn(StoreWarning(f"{error}\n  it is computed again now"), stacklevel=2)
-        return number in self._told
-
-    def read(self, number: int) -> Shard:
-        """A shard that is there. Raises DamagedError, FileNotFoundError."""
-        return unpacked(self.files.read(self._name(number)), f"{self.root}/{self._name(number)}")
+    def read(self, number: int) -> Shard | None:
+        """A whole shard that is there already; a damaged one is told with a warning, and is none."""
+        name = self._name(number)
+        if self.files.size(name) is None:
+            return None
+        data = self.files.read(name)
+        try:
+            shard = unpacked(data, f"{self.root}/{name}")
+        except DamagedError as error:
+            warnings.warn(StoreWarning(f"{error}\n  it is computed again now"), stacklevel=2)
+            return None
+        self._told[number] = _told(name, data, shard)
+        return shard
 
     def told(self, number: int) -> Mapping[str, Any]:
-        """What the entry will say of a shard that is done."""
+        """What the entry will say of a shard that was read, put or accepted."""
         return self._told[number]
 
     def accept(self, number: int, told: Mapping[str, Any]) -> None:
-        """Takes note of a shard that another process put there, with what its `put` gave."""
+        """Takes note of a shard that another process put there, with what is `told` of it there."""
         self._told[number] = told
 
-    def put(self, number: int, values: np.ndarray, sample_ids: Sequence[str], broken: Sequence[Broken] = ()) -> Mapping[str, Any]:
-        """Stores a shard's rows (n, d) float32, and the records that gave none, in one file; gives what the entry will say of it.
-
-        Raises UsageError, OSError.
-        """
+    def put(self, number: int, values: np.ndarray, sample_ids: Sequence[str], broken: Sequence[Broken] = ()) -> None:
+        """Stores a shard's rows (n, d) float32, and the records that gave none, in one file. Raises UsageError, OSError."""
         require_rows(values, sample_ids, self.key)
         shard = Shard(values, tuple(sample_ids), tuple(broken))
         data = packed(shard)
         self.files.write(self._name(number), data)
         self._told[number], self._fresh = _told(self._name(number), data, shard), True
-        return self._told[number]
 
     def finish(self, count: int) -> None:
         """Makes the shards 0 to `count` - 1 an entry, in their order. Raises UsageError when one is missing or ids repeat."""
-        if missing := [number for number in range(count) if not self.done(number)]:
+        if missing := [number for number in range(count) if number not in self._told and self.read(number) is None]:
             raise UsageError("an entry is not complete", where=self.key.digest, got=f"no shard {missing[0]}", expected=f"{count} shards")
         told = [self._told[number] for number in range(count)]
         width = max((shard["shape"][1] for shard in told), default=0)

@@ -12,7 +12,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.adapters import Adapter
-    from harness.extract import Job, Sink, Summary
+    from harness.extract import FeatureSink, Job, Sink, Summary
     from harness.readers import Stream
     from harness.types import Point
 
@@ -68,9 +68,13 @@ def extract(
     json: Annotated[bool, typer.Option("--json", help="print the summary as JSON", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Take features of a dataset from a model. What is there already is not computed again; an interrupted run goes on."""
+    from functools import partial
+    from inspect import signature
+
     from harness import registry, subjects
     from harness.cli._model import find_subject
-    from harness.extract import Job, run
+    from harness.extract import Job, StepSink, feature_key, feature_sink, run
+    from harness.indices import Indices
     from harness.types import Runtime
 
     named = subject or model_path
@@ -80,14 +84,12 @@ def extract(
     if (layout == "store") != (output_dir is None):
         raise UsageError(f"layout {layout} {'has no' if output_dir else 'needs an'} output folder", expected="--output_dir with the layouts steps and features, --store with store")
     dtype = choice("dtype", dtype or ("bfloat16" if layout == "steps" else "float32"), DTYPES)
-    device = (device or _best_device()).partition(":")[0] if engine == "ray" else device or _best_device()  # Ray hands GPUs out
-    runtime = Runtime(device, dtype, choice("attention", attention, ("eager", "sdpa")))  # type: ignore[arg-type]
+    runtime = Runtime(device or _best_device(), dtype, choice("attention", attention, ("eager", "sdpa")))  # type: ignore[arg-type]
     keys = {"split": dataset_split, "data_dir": tfds_data_dir, "instruction_key": instruction_key, "state_key": state_key}
     given = {name: value for name, value in keys.items() if value is not None} | _image_key(image_key) | _options(option)
     selection = {"episodes": num_episodes or (1 if layout == "steps" else None), "steps": max_steps_per_episode, "skip_blank": skip_blank}
     stream = _open(dataset, reader, given, selection, plan, test_mode=test_mode)
     adapter = subjects.load(find_subject(named, checkpoint=checkpoint, test_mode=test_mode), runtime)
-    root = store or str(subjects.home() / "store")
     wanted = _points(adapter, points, layers, residual_stream_types, embedding=include_layer0_embedding)
     if layout == "steps":
         told = {
@@ -99,15 +101,19 @@ def extract(
             "dtype": runtime.dtype,
             "stored_dtype": "float32" if format == "npy" and runtime.dtype == "bfloat16" else runtime.dtype,
         }
-        sink = _step_sink(wanted, positions, output_dir, choice("format", format, ("pt", "npy")), adapter, stream, told, batch_size, visualize=visualize)
+        asked = Indices.parse(positions, "position")
+        key = feature_key(adapter.subject, runtime, stream, wanted[0], "positions").digest
+        settings = {"key": key, "points": list(map(str, wanted)), "positions": str(asked), "format": format, "batch": batch_size, "plots": visualize}
+        sink: Sink = StepSink(wanted, asked, output_dir, choice("format", format, ("pt", "npy")), dtype, settings, told, visualize)
     else:
-        from harness.extract import feature_sink
-
-        sink = feature_sink(adapter, stream, wanted, root=root, pooling=pooling)
+        sink = feature_sink(adapter, stream, wanted, root=store or str(subjects.home() / "store"), pooling=pooling)
     job = Job(adapter.subject, runtime, stream, sink, batch_size, workers)
-    summary = _run(run, job, registry.load("engines", choice("engine", engine, registry.names("engines"))), adapter, address, actors, max_failures)
-    made = dict(summary.made) if layout != "features" else _feats(output_dir, wanted, summary, root, sink, adapter, stream)
-    _tell(summary, made, layout, as_json=json, print_json=print_json)
+    chosen = registry.load("engines", choice("engine", engine, registry.names("engines")))
+    options = {"adapter": adapter, "address": address, "actors": actors}
+    taken = {name: value for name, value in options.items() if name in signature(chosen).parameters}
+    with throughput(adapter.subject.id, stream.shards) as (through, done):
+        summary = run(job, partial(chosen, progress=through, **taken), max_failures=max_failures, progress=lambda _: done())
+    _tell(summary, _feats(output_dir, sink, summary, job) if layout == "features" else dict(summary.made), layout, as_json=json)
 
 
 def _best_device() -> str:
@@ -180,35 +186,24 @@ def _default(stream: Stream, name: str) -> str:
     return str(getattr(stream.reader, name, "the format's own"))
 
 
-def _step_sink(points, positions, folder, format, adapter, stream, told, batch_size, *, visualize) -> Sink:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    from harness.extract import StepSink, feature_key
-    from harness.indices import Indices
-
-    asked = Indices.parse(positions, "position")
-    key = feature_key(adapter.subject, adapter.runtime, stream, points[0], "positions")
-    settings = {"key": key.digest, "points": list(map(str, points)), "positions": str(asked), "format": format, "batch": batch_size, "plots": visualize}
-    return StepSink(points, asked, folder, format, adapter.runtime.dtype, settings, told, visualize)
-
-
-def _run(run, job: Job, engine, adapter: Adapter, address: str | None, actors: int | None, max_failures: int) -> Summary:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Runs the job and shows how fast it goes."""
-    from functools import partial
-
-    options = {"address": address, "actors": actors} if engine.__name__ == "ray" else {"adapter": adapter}
-    with throughput(job.subject.id, job.stream.shards) as (through, done):
-        return run(job, partial(engine, progress=through, **options), max_failures=max_failures, progress=lambda shard: done())
-
-
-def _feats(folder, points, summary, root, sink, adapter, stream) -> dict[str, str]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _feats(folder: Path, sink: FeatureSink, summary: Summary, job: Job) -> dict[str, str]:
+    """The features that are in the store now, as files of document 004."""
     from harness.extract import write_feats
     from harness.store import Store
 
-    store, subject = Store(root), adapter.subject
-    described = {"checkpoint": str(subject.weights.directory or subject.id), "model": subject.id, "weights": subject.weights.digest, "dataset": stream.name, "pooling": sink.pooling, "dtype": adapter.runtime.dtype}
-    return write_feats(folder, {point: store.read(sink.keys[point]) for point in points}, described, summary.broken)
+    store, subject = Store(sink.root), job.subject
+    described = {
+        "checkpoint": str(subject.weights.directory or subject.id),
+        "model": subject.id,
+        "weights": subject.weights.digest,
+        "dataset": job.stream.name,
+        "pooling": sink.pooling,
+        "dtype": job.runtime.dtype,
+    }
+    return write_feats(folder, {point: store.read(key) for point, key in sink.keys.items()}, described, summary.broken)
 
 
-def _tell(summary: Summary, made: dict[str, str], layout: str, *, as_json: bool, print_json) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _tell(summary: Summary, made: dict[str, str], layout: str, *, as_json: bool) -> None:
     left = [{"id": record.id, "reason": record.reason} for record in summary.broken]
     if as_json:
         print_json({"layout": layout, "made": made, "rows": summary.rows, "left_out": left, "resumed_shards": summary.resumed, "seconds": round(summary.seconds, 3)})

@@ -8,7 +8,7 @@ from dataclasses import replace
 from harness.adapters import Adapter
 from harness.checkpoints import canonical_digest
 from harness.errors import UsageError
-from harness.extract._features import feature_sink
+from harness.extract._features import FeatureSink, feature_sink
 from harness.extract._job import Done, Job, Sink, Summary, run, work
 from harness.extract._keys import feature_key
 from harness.extract._pack import write_feats
@@ -18,7 +18,7 @@ from harness.readers import Dataset
 from harness.store import Store
 from harness.types import Features, Point, Progress, Runtime, Subject
 
-__all__ = ["Done", "Job", "Sink", "StepSink", "Summary", "extract", "feature_key", "feature_sink", "keeper", "pooled", "run", "step_points", "work", "write_feats"]
+__all__ = ["Done", "FeatureSink", "Job", "Sink", "StepSink", "Summary", "extract", "feature_key", "feature_sink", "keeper", "pooled", "run", "step_points", "work", "write_feats"]
 
 
 def extract(

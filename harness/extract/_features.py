@@ -18,7 +18,7 @@ from harness.extract._rows import keeper
 from harness.pipeline import Block, Keep
 from harness.readers import Stream
 from harness.store import Key, Store, Writer
-from harness.types import Batch, Point
+from harness.types import Batch, Broken, Point
 
 __all__ = ["FeatureSink", "feature_sink"]
 
@@ -54,10 +54,10 @@ class FeatureSink(Sink):
         return Store(self.root).lock(canonical_digest(sorted(key.digest for key in self.keys.values()))[:32])
 
     def found(self, stream: Stream, number: int) -> Done | None:
-        if not all(writer.done(number) for writer in self._writers.values()):
-            return None
-        first = self._writers[self.points[0]].read(number)
-        return self._done(number, len(first.sample_ids), first.broken)
+        for writer in self._writers.values():
+            if (shard := writer.read(number)) is None:
+                return None
+        return self._done(number, len(shard.sample_ids), shard.broken)  # as every point has them
 
     def put(self, block: Block) -> Done:
         for point, writer in self._writers.items():
@@ -65,7 +65,7 @@ class FeatureSink(Sink):
             writer.put(block.shard, values, block.sample_ids, block.broken)
         return self._done(block.shard, len(block.sample_ids), block.broken)
 
-    def _done(self, number: int, rows: int, broken: tuple) -> Done:  # type: ignore[type-arg]
+    def _done(self, number: int, rows: int, broken: tuple[Broken, ...]) -> Done:
         return Done(number, rows + len(broken), broken, {point: writer.told(number) for point, writer in self._writers.items()})
 
     def finish(self, stream: Stream, done: Sequence[Done]) -> Mapping[str, str]:
