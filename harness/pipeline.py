@@ -197,7 +197,7 @@ def _checked(adapter: Adapter, sample: Sample) -> Sample | Broken:
     try:
         given = sample.images if "images" in adapter.inputs_used else {}
         seen = adapter.cameras if set(adapter.cameras) <= set(given) else given  # what the model does not look at is not decoded
-        decoded = replace(sample, images={camera: given[camera] for camera in seen}) if given else sample
+        decoded = replace(sample, images={camera: given[camera] for camera in given if camera in seen}) if given else sample
         adapter.require([decoded])
     except HarnessError as error:
         return Broken(sample.id, str(error), sample.episode)
