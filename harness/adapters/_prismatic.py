@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, final
 
@@ -78,6 +79,11 @@ class PrismaticConfig:
     def vision_width(self) -> int:
         """Width of a patch feature: the towers' widths added up (2176 as published)."""
         return sum(tower.embed_dim for tower in self.towers)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Token ids of the language model, the padding to `pad_to_multiple_of` and the action bins among them."""
+        return self.text.vocab_size
 
     @property
     def text(self) -> LlamaConfig:

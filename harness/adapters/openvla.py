@@ -160,7 +160,7 @@ class OpenVLA(TransformerAdapter):
 
         Raises MissingError when a published-size checkpoint comes without its tokenizer.
         """
-        directory, vocabulary = self.subject.weights.directory, self.model.config.text.vocab_size
+        directory, vocabulary = self.subject.weights.directory, self.model.config.vocabulary
         if directory is not None and any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
             return AutoTokenizer.from_pretrained(directory, local_files_only=True)
         if directory is not None and vocabulary > LLAMA_VOCABULARY:
@@ -174,8 +174,8 @@ class OpenVLA(TransformerAdapter):
         prompt = PROMPTS[style].format(instruction.lower())
         if self.tokenizer is None:
             config = self.model.config
-            words = word_ids(prompt, config.text.vocab_size - config.pad_to_multiple_of - config.n_action_bins)
-            return [BOS, *words, SPACE if config.text.vocab_size > SPACE else BOS + 1]
+            words = word_ids(prompt, config.vocabulary - config.pad_to_multiple_of - config.n_action_bins)
+            return [BOS, *words, SPACE if config.vocabulary > SPACE else BOS + 1]
         ids = self.tokenizer(prompt)["input_ids"]
         return ids if ids[-1] == SPACE else [*ids, SPACE]
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from harness.types import Array, Batch, Broken, Point, Sample
 __all__ = ["StepSink", "step_points"]
 
 META, STATE = "step_metadata.json", ".unfinished"
+WRITERS = 2  # steps of a shard that are written at a time: making small files is most of their cost
 STREAMS = {"input": "residual_input", "output": "residual_output", "embedding": "embedding_embedding_output"}
 
 
@@ -132,7 +134,7 @@ class StepSink(Sink):
         return f"{STATE}/{self.identity}-{number:06d}.json"
 
     def put(self, block: Block) -> Done:
-        broken = list(block.broken)
+        broken, steps = list(block.broken), []
         for row, (sample, index) in enumerate(zip(block.samples, _indices(block.samples), strict=True)):
             count = int(block.lengths[self.points[0].stack][row])
             try:
@@ -141,7 +143,9 @@ class StepSink(Sink):
                 broken.append(Broken(sample.id, f"{error.what}: its sequence has {count} tokens", sample.episode))
                 continue
             rows = {point: block.rows[point][row][: len(kept)] for point in self.points}
-            self._write(self._step(sample, index), sample, index, rows, kept)
+            steps.append((sample, index, rows, kept))
+        with ThreadPoolExecutor(WRITERS, "step") as pool:
+            list(pool.map(lambda step: self._write(*step), steps))
         done = Done(block.shard, len(block.sample_ids) + len(block.broken), tuple(broken))
         record = {"samples": done.samples, "broken": list(map(astuple, broken))}
         storage(self.folder).write(self._state(block.shard), json.dumps(record).encode())
@@ -160,8 +164,9 @@ class StepSink(Sink):
     def _step(self, sample: Sample, index: int) -> Path:
         return self.folder / re.sub(r"[^\w.-]+", "_", sample.episode or sample.id) / f"step_{index:04d}"
 
-    def _write(self, step: Path, sample: Sample, index: int, rows: Mapping[Point, np.ndarray], kept: Sequence[int]) -> None:
+    def _write(self, sample: Sample, index: int, rows: Mapping[Point, np.ndarray], kept: Sequence[int]) -> None:
         """All files of one step, in a folder that is renamed into place."""
+        step = self._step(sample, index)
         temporary = step.with_name(unfinished(step.name))
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
