@@ -9,7 +9,8 @@ tensorflow-datasets, a forward with batch 1 that keeps every token of every laye
 same files; at the mock's own size, where a step is milliseconds.
 
 READING. Steps a second from array_record and from tfrecord, pictures left encoded. MEMORY. Peak resident memory of a process that
-extracts 10 steps, and of one that extracts 10,000.
+extracts 10 steps, and of one that extracts 10,000. RAY, with --ray: two workers of one thread against one, from the first shard that
+is done to the last.
 
 Everything is written to memory (/dev/shm) where there is such a place: making five small files a step costs a slow disk more than
 either program does, and both alike. `--scratch DIR` writes elsewhere.
@@ -29,6 +30,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,6 +55,7 @@ from harness.types import Episode, Point, Runtime, Sample
 __all__ = ["main"]
 
 BARE, OURS, SCRIPT, STEPS = "bare batched forward", "ours, RLDS to store", "the documented script", "ours, the same files"
+ONE, TWO = "one worker", "two workers"
 ARRAY, TFRECORD = "array_record", "tfrecord"
 MEMORY = Path("/dev/shm")  # noqa: S108 - a disk in memory
 MIN_SHARE, MIN_SPEEDUP, MAX_GROWTH = 0.95, 3.0, 1.05
@@ -68,7 +71,7 @@ TASKS = ("pick up the mug", "put the red bowl on the plate next to the drawer", 
 @dataclass(frozen=True)
 class Result:
     """All that one run measured. `share` is the bare forward's time over ours, `speedup` the script's over ours, `growth` the
-    memory of 10,000 steps over that of 10.
+    memory of 10,000 steps over that of 10, `ray` the throughput of two workers over that of one where it was asked for.
     """
 
     steps: int
@@ -80,6 +83,7 @@ class Result:
     reading: float
     peaks: Mapping[str, int]
     growth: float
+    ray: float | None
 
     def missed(self) -> list[str]:
         """The targets that this run misses, each as a sentence."""
@@ -199,6 +203,21 @@ def reading(paths: Mapping[str, Path], rounds: int) -> dict[str, list[float]]:
     return timed({form: lambda stream=stream: sum(1 for _ in stream) for form, stream in streams.items()}, rounds)
 
 
+def by_ray(scratch: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds that one worker and two take for 4,000 made-up steps, without the start."""
+    from harness.engines.ray import ray
+
+    stream, adapter = readers.stream("made up", reader="mock", options={"episodes": 400, "steps": 10}), loaded(wide=False)
+    seconds: dict[str, list[float]] = {ONE: [], TWO: []}
+    for name, actors in (pair for number in range(rounds) for pair in (((ONE, 1), (TWO, 2)) if number % 2 else ((TWO, 2), (ONE, 1)))):
+        shutil.rmtree(scratch, ignore_errors=True)
+        job = Job(adapter.subject, adapter.runtime, stream, feature_sink(adapter, stream, [Point("lm", "final_norm")], root=str(scratch)), 16, threads=1)
+        times: list[float] = []
+        run(job, partial(ray, actors=actors), progress=lambda done, times=times: times.append(time.monotonic()))
+        seconds[name].append((times[-1] - times[0]) / (len(times) - 1) * len(times))
+    return seconds
+
+
 def peak_of(steps: int) -> int:
     """Peak resident bytes of a new process that extracts so many made-up steps."""
     text = subprocess.run([sys.executable, __file__, "--only-memory", str(steps)], capture_output=True, text=True, check=True).stdout
@@ -215,7 +234,7 @@ def extract_made_up(steps: int) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measure(episodes: int, steps: int, rounds: int, scratch: Path | None) -> Result:
+def measure(episodes: int, steps: int, rounds: int, scratch: Path | None, with_ray: bool) -> Result:
     """Every figure. Raises HarnessError."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         paths = recorded(Path(folder), episodes, steps)
@@ -223,14 +242,17 @@ def measure(episodes: int, steps: int, rounds: int, scratch: Path | None) -> Res
         few = recorded(Path(folder) / "few", 48, 4, image_format="png")  # which every decoder decodes alike
         files, gap = against_the_script(few, Path(folder) / "trees", rounds)
         read = reading(paths, rounds)
+        workers = by_ray(Path(folder) / "ray", rounds) if with_ray else {}
     peaks = {str(count): peak_of(count) for count in (10, 10_000)}
     rows = {
         "end to end": {name: ratio(name, BARE, whole) for name in whole},
         "document 000's files": {name: ratio(name, SCRIPT, files) for name in files},
         "reading": {name: ratio(name, TFRECORD, read) for name in read},
+        "Ray": {name: ratio(name, ONE, workers) for name in workers},
     }
     share, speedup = 1 / rows["end to end"][OURS].ratio, 1 / rows["document 000's files"][STEPS].ratio
-    return Result(episodes * steps, rounds, rows, share, speedup, gap, 1 / rows["reading"][ARRAY].ratio, peaks, peaks["10000"] / peaks["10"])
+    scaling = 1 / rows["Ray"][TWO].ratio if workers else None
+    return Result(episodes * steps, rounds, rows, share, speedup, gap, 1 / rows["reading"][ARRAY].ratio, peaks, peaks["10000"] / peaks["10"], scaling)
 
 
 def show(result: Result, console: Console) -> None:
@@ -249,6 +271,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps of each.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; every method runs once in each.")] = 5,
     scratch: Annotated[Path | None, typer.Option(help="Where everything is written.")] = MEMORY if MEMORY.is_dir() else None,
+    with_ray: Annotated[bool, typer.Option("--ray", help="Measure two Ray workers against one too.")] = False,
     only_memory: Annotated[int | None, typer.Option(hidden=True)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 when a target is missed.")] = False,
@@ -257,7 +280,7 @@ def main(
     if only_memory is not None:
         print(extract_made_up(only_memory))  # noqa: T201 - the parent reads it
         return
-    conclude(lambda: measure(episodes, steps, rounds, scratch), show, Console(), json_file, check=check)
+    conclude(lambda: measure(episodes, steps, rounds, scratch, with_ray), show, Console(), json_file, check=check)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ LAYERS = [
     {"types", "checkpoints", "pictures", "storage", "indices", "trees"},
     {"registry", "cards", "pooling", "layouts", "shards", "environments"},
     {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "policies", "entries"},
-    {"store", "snapshot", "readers", "subjects", "pipeline"},
+    {"store", "snapshot", "readers", "subjects", "pipeline", "scores"},
     {"extract", "memo", "inspection", "download", "rollout", "sampling"},
     {"findings", "faults", "contract", "engines"},
     {"doctor", "outcomes", "report"},

@@ -1,0 +1,162 @@
+"""A metric of two arrays as evidence: its value, how far that would move with other samples, and what chance alone gives.
+
+The interval comes from random halves of the samples. Drawn without replacement, a half's value spreads about as much as the value of a
+fresh sample of full size does (Politis & Romano, 1994, with the finite-population factor), and no sample is its own neighbour as
+it would be in a bootstrap with replacement. The null band comes from permutations: of who belongs to whom for paired metrics,
+of who belongs to which sample otherwise. Both treat the groups of samples (episodes) as the units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.metrics import Comparison, comparison
+
+__all__ = ["Score", "score"]
+
+LEVEL = 0.95
+
+
+class Score(NamedTuple):
+    """A value in the metric's unit with its 95 % interval, the 95 % band of its null, and the share of the null at least as extreme.
+
+    Extreme is towards the value of identical inputs for paired metrics (more alike than chance), away from it for two samples
+    (further apart than chance). `p_value` counts the value itself, so it is never 0. NaN where a count of 0 was asked for.
+    """
+
+    value: float
+    low: float
+    high: float
+    null_low: float
+    null_high: float
+    p_value: float
+    n: int
+
+
+def score(
+    metric: Callable[..., Any],
+    x: Any,
+    y: Any,
+    *,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    pairs: bool = False,
+    permutations: int = 200,
+    draws: int = 200,
+    seed: int = 0,
+    **options: Any,
+) -> Score:
+    """The metric of `x` and `y`, arrays (n, d) or what the metric's `prepare` made of them, with interval and null.
+
+    `groups` names each row's group; with `pairs` rows of both are the same samples, and the null of a two-sample metric
+    exchanges a sample's two rows instead of pooling all rows. `options` go to the metric. Raises UsageError for a metric that compares
+    nothing, fewer than four groups, or two samples in groups that are not pairs.
+    """
+    found = comparison(metric)
+    if found is None:
+        raise UsageError("this metric does not compare two arrays", got=getattr(metric, "__name__", metric), expected="one marked paired or two_sample")
+    if found.prepare is not None:
+        x, y = (side if hasattr(side, "take") and not isinstance(side, np.ndarray) else found.prepare(side, **options) for side in (x, y))
+    together = pairs or found.kind == "paired"
+    if together and len(x) != len(y):
+        raise UsageError("the two do not describe the same samples", got=f"{len(x)} and {len(y)} rows", expected="one row of each for every sample")
+    if groups is not None and not together:
+        raise UsageError("groups need rows of the same samples on both sides", next="score(…, pairs=True)")
+    units = _units(groups, len(x))
+    rng = np.random.default_rng(seed)
+    value = _value(metric(x, y, **options))
+    halves = [_value(metric(*sides, **options)) for sides in _halves(x, y, units, draws, rng, together=together)]
+    null = _null(metric, found, x, y, units, permutations, rng, pairs=pairs, options=options)
+    low, high = _interval(value, halves)
+    null_low, null_high = np.quantile(null, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(null) else (np.nan, np.nan)
+    return Score(value, low, high, float(null_low), float(null_high), _p_value(value, null, found), min(len(x), len(y)))
+
+
+def _value(result: Any) -> float:
+    return float(getattr(result, "value", result))
+
+
+def _units(groups: Sequence[Any] | np.ndarray | None, count: int) -> list[np.ndarray]:
+    """The rows of every group. Raises UsageError."""
+    if groups is None:
+        return list(np.arange(count)[:, None])
+    if len(groups) != count:
+        raise UsageError("every row needs a group", got=f"{len(groups)} groups", expected=f"{count}, one for each row")
+    _, number = np.unique(np.asarray(groups), return_inverse=True)
+    units = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    if len(units) < 4:
+        raise UsageError("too few groups to tell chance from evidence", got=len(units), expected="at least 4", next="score without groups, and say so")
+    return units
+
+
+def _taken(side: Any, rows: np.ndarray) -> Any:
+    return side[rows] if isinstance(side, np.ndarray) else side.take(rows)
+
+
+def _halves(x: Any, y: Any, units: list[np.ndarray], draws: int, rng: np.random.Generator, *, together: bool) -> Iterator[tuple[Any, Any]]:
+    """Both sides of random halves of the units: the same rows of both where they are the same samples."""
+    other = units if together else list(np.arange(len(y))[:, None])
+    for _ in range(draws):
+        rows = _half(units, rng)
+        yield _taken(x, rows), _taken(y, rows if together else _half(other, rng))
+
+
+def _half(units: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    chosen = rng.permutation(len(units))[: (len(units) + 1) // 2]
+    return np.sort(np.concatenate([units[index] for index in chosen]))
+
+
+def _interval(value: float, halves: Sequence[float]) -> tuple[float, float]:
+    """The halves' spread around their own mean, laid around the value: halves of a biased statistic are centred elsewhere."""
+    if not halves:
+        return float("nan"), float("nan")
+    low, high = np.quantile(np.asarray(halves) - np.mean(halves), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(value + low), float(value + high)
+
+
+def _null(
+    metric: Callable[..., Any],
+    found: Comparison,
+    x: Any,
+    y: Any,
+    units: list[np.ndarray],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    pairs: bool,
+    options: dict[str, Any],
+) -> np.ndarray:
+    """The metric's values under random permutations (count,)."""
+    if found.kind == "paired":  # of whole groups, so that neighbouring frames stay neighbours
+        orders = (np.concatenate([units[index] for index in rng.permutation(len(units))]) for _ in range(count))
+        straight = _taken(x, np.concatenate(units))
+        return np.asarray([_value(metric(straight, _taken(y, order), **options)) for order in orders])
+    pooled = np.concatenate([x, y])
+    labels = _swapped(units, len(x), count, rng) if pairs else _pooled(len(x), len(y), count, rng)
+    if found.relabelled is not None and count:
+        return np.asarray(found.relabelled(pooled, labels, **options), np.float64)
+    return np.asarray([_value(metric(pooled[label], pooled[~label], **options)) for label in labels])
+
+
+def _pooled(first: int, second: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Which pooled rows are the first sample (count, first + second): any as many of them."""
+    return rng.permuted(np.tile(np.arange(first + second) < first, (count, 1)), axis=1)
+
+
+def _swapped(units: list[np.ndarray], rows: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The same (count, 2 rows), where each unit's rows are exchanged with the same rows of the other side, or not."""
+    kept = np.empty((count, rows), bool)
+    for unit in units:
+        kept[:, unit] = rng.random((count, 1)) < 0.5
+    return np.concatenate([kept, ~kept], axis=1)
+
+
+def _p_value(value: float, null: np.ndarray, found: Comparison) -> float:
+    if not len(null):
+        return float("nan")
+    rising = (found.kind == "paired") == (found.closer == "higher")  # which side of the null is evidence
+    extreme = null >= value if rising else null <= value
+    return float((1 + extreme.sum()) / (1 + len(null)))
