@@ -8,7 +8,9 @@ of who belongs to which sample otherwise. Both treat the groups of samples (epis
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,8 @@ class Score(NamedTuple):
     """A value in the metric's unit with its 95 % interval, the 95 % band of its null, and the share of the null at least as extreme.
 
     Extreme is towards the value of identical inputs for paired metrics (more alike than chance), away from it for two samples
-    (further apart than chance). `p_value` counts the value itself, so it is never 0. NaN where a count of 0 was asked for.
+    (further apart than chance). `p_value` counts the value itself, so it is never 0. NaN where a count of 0 was asked for, and for
+    an interval where the metric refuses half of the halves.
     """
 
     value: float
@@ -52,7 +55,7 @@ def score(
     """The metric of `x` and `y`, arrays (n, d) or what the metric's `prepare` made of them, with interval and null.
 
     `groups` names each row's group; with `pairs` rows of both are the same samples, and the null of a two-sample metric
-    exchanges a sample's two rows instead of pooling all rows. `options` go to the metric. Raises UsageError for a metric that compares
+    exchanges a sample's two rows instead of pooling all rows, and a metric with an option `pairs` is told. `options` go to the metric. Raises UsageError for a metric that compares
     nothing, fewer than four groups, or two samples in groups that are not pairs.
     """
     found = comparison(metric)
@@ -61,6 +64,8 @@ def score(
     if found.prepare is not None:
         x, y = (side if hasattr(side, "take") and not isinstance(side, np.ndarray) else found.prepare(side, **options) for side in (x, y))
     together = pairs or found.kind == "paired"
+    if pairs and "pairs" in inspect.signature(metric).parameters:  # the metric itself leaves twins out, or keeps them together
+        options["pairs"] = True
     if together and len(x) != len(y):
         raise UsageError("the two do not describe the same samples", got=f"{len(x)} and {len(y)} rows", expected="one row of each for every sample")
     if groups is not None and not together:
@@ -68,11 +73,20 @@ def score(
     units = _units(groups, len(x))
     rng = np.random.default_rng(seed)
     value = _value(metric(x, y, **options))
-    halves = [_value(metric(*sides, **options)) for sides in _halves(x, y, units, draws, rng, together=together)]
+    halves = _measured(metric, _halves(x, y, units, draws, rng, together=together), options)
     null = _null(metric, found, x, y, units, permutations, rng, pairs=pairs, options=options)
-    low, high = _interval(value, halves)
+    low, high = _interval(value, halves if 2 * len(halves) > draws else [])
     null_low, null_high = np.quantile(null, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(null) else (np.nan, np.nan)
     return Score(value, low, high, float(null_low), float(null_high), _p_value(value, null, found), min(len(x), len(y)))
+
+
+def _measured(metric: Callable[..., Any], halves: Iterator[tuple[Any, Any]], options: dict[str, Any]) -> list[float]:
+    """The metric of each half that it can be asked of: a half may hold equal rows only."""
+    found = []
+    for sides in halves:
+        with suppress(UsageError):
+            found.append(_value(metric(*sides, **options)))
+    return found
 
 
 def _value(result: Any) -> float:
@@ -138,6 +152,9 @@ def _null(
     labels = _swapped(units, len(x), count, rng) if pairs else _pooled(len(x), len(y), count, rng)
     if found.relabelled is not None and count:
         return np.asarray(found.relabelled(pooled, labels, **options), np.float64)
+    if pairs:  # a row stays beside its twin
+        keeps = [label[: len(x), None] for label in labels]
+        return np.asarray([_value(metric(np.where(keep, x, y), np.where(keep, y, x), **options)) for keep in keeps])
     return np.asarray([_value(metric(pooled[label], pooled[~label], **options)) for label in labels])
 
 

@@ -93,6 +93,17 @@ def test_swapping_within_pairs_sees_a_shift_that_pooling_cannot() -> None:
     assert score(mean_difference, x, y, draws=0).p_value > 0.2
 
 
+def test_a_row_stays_beside_its_twin_when_rows_are_exchanged() -> None:
+    @two_sample()
+    def between_twins(x, y, pairs=False):
+        assert pairs
+        return float(np.abs(x - y).max())
+
+    x = normal(20, 2)
+    found = score(between_twins, x, x + 0.5, pairs=True, draws=4, permutations=20)
+    assert found.null_low == found.null_high == pytest.approx(0.5)
+
+
 def test_one_pass_over_all_labels_gives_what_each_alone_gives() -> None:
     x, y = normal(30, 2), normal(20, 2, seed=1) + 0.3
     assert score(quick_difference, x, y, draws=5) == pytest.approx(score(mean_difference, x, y, draws=5))
@@ -135,6 +146,23 @@ def test_what_a_metric_prepares_is_prepared_once() -> None:
     assert Prepared.made == 2
     score(prepared_correlation, Prepared(x), Prepared(y), draws=2, permutations=2)
     assert Prepared.made == 4
+
+
+@paired()
+def picky(x, y):
+    if not np.ptp(x):
+        raise UsageError("all rows are equal")
+    return correlation(x, y)
+
+
+def test_halves_that_the_metric_refuses_are_left_out() -> None:
+    x, y = np.zeros((8, 1)), normal(8, 1)
+    x[:2] = 1
+    assert np.isfinite(score(picky, x, y, draws=200, permutations=0).low)
+    groups = [0, 0, 1, 2, 3, 4, 5, 6]  # four of seven are drawn: nearly half of the halves have no 1, or nothing else
+    refused = [np.isnan(score(picky, x, y, draws=3, permutations=0, groups=groups, seed=seed).low) for seed in range(20)]
+    assert any(refused)
+    assert not all(refused)
 
 
 def test_the_same_seed_gives_the_same_score_and_another_seed_does_not() -> None:
