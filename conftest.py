@@ -1,3 +1,3 @@
 """Loads the harness's plug-in and this repository's fixtures for `checks/`."""
 
-pytest_plugins = ["harness.plugin", "fixtures.models", "fixtures.stores", "fixtures.measurements"]
+pytest_plugins = ["harness.plugin", "fixtures.models", "fixtures.stores", "fixtures.measurements", "fixtures.comparisons"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, Protocol, final
 
 from harness.types import Progress
 
-__all__ = ["Recorder", "TestReport", "environment", "progress"]
+__all__ = ["Recorder", "TestReport", "environment", "line", "progress"]
 
 LIBRARIES = ("vla-harness", "torch", "transformers", "jax", "numpy", "scikit-learn", "pytest")
 
@@ -65,16 +65,26 @@ def environment(run: Mapping[str, str]) -> dict[str, str]:
     return {"python": platform.python_version(), "platform": platform.platform(), "cores": str(os.cpu_count()), **versions, **run}
 
 
+def line(config: Any) -> Callable[[str], None]:
+    """Writes a line on the terminal, through pytest's own output capture."""
+    reporter, capture = (config.pluginmanager.getplugin(name) for name in ("terminalreporter", "capturemanager"))
+
+    def write(text: str) -> None:
+        if reporter is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.write(f"\n  {text}")
+
+    return write
+
+
 def progress(config: Any) -> Progress:
     """Shows long extractions on the terminal, through pytest's own output capture: a line every five seconds and one at the end."""
-    reporter, capture = (config.pluginmanager.getplugin(name) for name in ("terminalreporter", "capturemanager"))
-    last = [time.monotonic()]
+    write, last = line(config), [time.monotonic()]
 
     def show(done: int, total: int, label: str) -> None:
-        if reporter is None or (time.monotonic() - last[0] < 5 and done < total):
+        if time.monotonic() - last[0] < 5 and done < total:
             return
         last[0] = time.monotonic()
-        with capture.global_and_fixture_disabled():
-            reporter.write(f"\n  extracting {label}: {done} of {total} samples")
+        write(f"extracting {label}: {done} of {total} samples")
 
     return show

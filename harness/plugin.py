@@ -29,6 +29,7 @@ MARKERS = {
     "gpu": "published sizes on an accelerator: random weights, or --checkpoint MODEL=DIRECTORY",
     "sim": "needs a simulator",
     "slow": "takes minutes",
+    "compare": "asked of the two sides of --compare only",
     "question(name)": "the question that a module of checks answers; findings name it",
 }
 OUTCOMES, DOCUMENTS, STACK = pytest.StashKey[list[dict[str, Any]]](), pytest.StashKey[tuple[findings.Document, ...]](), pytest.StashKey[ExitStack]()
@@ -47,6 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", metavar="DIR", help="where the report is written (default: reports/latest; none with --fault); 'none' writes none")
     group.addoption("--fault", metavar="NAME", help="inject a mistake: the findings that name it must turn red")
     group.addoption("--remeasure", action="store_true", help="measure everything again, whatever is kept from earlier runs")
+    group.addoption("--compare", metavar=("BEFORE", "AFTER"), nargs=2, help="ask only whether one model is another still: MODEL:SCALE[=DIRECTORY][@DTYPE], or store:KEY, twice")
+    group.addoption("--dataset", metavar="NAME", help="the samples of --compare: a card or a path")
     group.addoption("--seed", type=int, default=0, help="added to the seed of random weights, splits and resampling (default: 0)")
 
 
@@ -68,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if (model := config.getoption("--model")) is not None:
             cards.model_card(model)
         if fault is not None:
+            if config.getoption("--compare"):
+                raise pytest.UsageError("--fault with --compare would keep the mistake's features as the model's own")
             if fault not in registry.names("faults"):
                 raise UnknownNameError("fault", fault, registry.names("faults"), next="harness faults lists them")
             if config.getoption("--snapshot-update", False):
@@ -103,6 +108,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if unasked:  # questions that no finding asks of the chosen model, and random weights beside a given checkpoint
         config.hook.pytest_deselected(items=unasked)
         items[:] = [item for item in items if item not in unasked]
+    comparing = config.getoption("--compare") is not None
+    if others := [item for item in items if (item.get_closest_marker("compare") is not None) != comparing and _is_check(item)]:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
     for item in items:
         if (case := _case(item)) is not None:
             item.user_properties.append(("case", {"finding": case.finding.id, "subject": case.subject, "layer": case.layer}))
@@ -234,6 +243,11 @@ def _is_asked(item: pytest.Item) -> bool:
         return False
     model, _, scale = case.subject.partition(":")
     return scale != "full" or model not in checkpoints(item.config)
+
+
+def _is_check(item: pytest.Item) -> bool:
+    """Whether an item asks about models: a comparison leaves the harness's own tests alone."""
+    return item.get_closest_marker("question") is not None or item.get_closest_marker("compare") is not None
 
 
 def _is_controller(config: pytest.Config) -> bool:

@@ -20,6 +20,7 @@ from harness.types import Runtime, Scale, Subject, Weights
 __all__ = ["home", "load", "marker", "missing", "resolve", "subject_ids"]
 
 MARKERS: Mapping[Scale, str] = {"mock": "mock", "abstract": "mock", "real": "real", "random": "real", "full": "gpu", "checkpoint": "gpu"}
+TRAINED = ("checkpoint", "real")  # scales whose weights a given directory may replace
 
 
 def home() -> Path:
@@ -45,8 +46,9 @@ def resolve(subject_id: str, *, checkpoint: Path | None = None, seed: int = 0) -
     Raises UnknownNameError, MissingError (with the command that provides it), DamagedError.
     """
     card, scale = _card(subject_id)
-    if checkpoint is not None and scale != "checkpoint":
-        raise UsageError("a checkpoint was given for another scale", got=subject_id, expected=f"{card.name}:checkpoint")
+    if checkpoint is not None and scale not in TRAINED:
+        expected = " or ".join(f"{card.name}:{name}" for name in TRAINED if name in card.scales) or f"a model with trained weights; {card.name} has none"
+        raise UsageError("a checkpoint was given for another scale", got=subject_id, expected=expected)
     entry = card.scales[scale]
     directory = checkpoints.locate(checkpoint) if checkpoint is not None else _directory(card, entry)
     like = _directory(card, card.scales[entry.like]) if entry.like else None

@@ -14,10 +14,11 @@ LAYERS = [
     {"types", "checkpoints", "pictures", "storage", "indices", "trees"},
     {"registry", "cards", "pooling", "layouts", "shards", "environments"},
     {"sources", "converters", "metrics", "datasets", "adapters", "recorders", "policies", "entries"},
-    {"store", "snapshot", "readers", "subjects", "pipeline", "scores"},
-    {"extract", "memo", "inspection", "download", "rollout", "sampling"},
-    {"findings", "faults", "contract", "engines"},
+    {"store", "snapshot", "sketch", "readers", "subjects", "pipeline", "scores"},
+    {"extract", "memo", "inspection", "download", "rollout", "sampling", "alignment"},
+    {"findings", "faults", "contract", "engines", "noise"},
     {"doctor", "outcomes", "report"},
+    {"compare"},
     {"plugin", "cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -114,6 +114,10 @@ class Adapter(ABC):
     @abstractmethod
     def unlike_checkpoint(self) -> list[str]:
         """Names of parameters whose values are not those of the checkpoint's files; empty when all were loaded."""
+
+    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every weight by its name, which starts with a clause's module, as float32 on the host; one at a time, always in the same order."""
+        raise UsageError("this family has no weights that can be listed", where=self.subject.id)
 
     @abstractmethod
     def final_norm(self, point: Point) -> Norm:

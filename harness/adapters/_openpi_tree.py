@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -13,7 +13,7 @@ from jax import Array
 from harness.adapters._openpi_sampler import Network
 from harness.adapters._openpi_sizes import ACTION_EXPERT, ENCODER, GEMMA, Sizes, leaf_shapes
 
-__all__ = ["abstract", "network", "random_leaf", "stacked"]
+__all__ = ["abstract", "by_layer", "network", "random_leaf", "stacked"]
 
 LAYERS, EYES, TABLE = f"{GEMMA}/layers/", f"{ENCODER}/Transformer/encoderblock/", f"{GEMMA}/embedder/input_embedding"
 STACKS = ("eye_blocks", "blocks", "expert_blocks")
@@ -48,6 +48,17 @@ def stacked(parameters: Network, name: str) -> np.ndarray:
     if field == "table":
         return np.asarray(held)
     return np.stack([np.asarray(layer[own]) for layer in held]) if field in STACKS else np.asarray(held[own])
+
+
+def by_layer(sizes: Sizes, parameters: Network) -> Iterator[tuple[str, np.ndarray]]:
+    """Every leaf as float32 under upstream's name; of a stacked one each layer's part, its number behind the stack: `layers[3]/…`."""
+    for name in leaf_shapes(sizes):
+        leaf, stack = stacked(parameters, name), next((stack for stack in (EYES, LAYERS) if name.startswith(stack)), None)
+        if stack is None:
+            yield name, leaf.astype(np.float32)
+        else:
+            for index, part in enumerate(leaf):
+                yield f"{stack[:-1]}[{index}]/{name.removeprefix(stack)}", part.astype(np.float32)
 
 
 def abstract(sizes: Sizes, dtype: str) -> Network:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -75,6 +76,10 @@ class TransformerAdapter(Adapter):
             for name, tensor in self.model.named_parameters()
             if name not in published or not torch.equal(tensor.cpu(), published[name].to(tensor.dtype))
         ]
+
+    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        for name, tensor in self.model.named_parameters():
+            yield name, tensor.detach().float().cpu().numpy()
 
     def capture(self, batch: Batch, points: Iterable[Point], keep: Callable[[Point, Tensor], Tensor] | None = None) -> dict[Point, Tensor]:
         wanted = self.clauses_of(batch, points)

@@ -6,7 +6,7 @@ Stacks: `vision` and `projector` (the cameras of a sample one after the other), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import final
@@ -230,6 +230,9 @@ class OpenPI(Adapter):
     def unlike_checkpoint(self) -> list[str]:
         stored, dtype = published(self.subject.weights.directory), self.network.table.dtype
         return [name for name, leaf in stored.items() if tree.stacked(self.network, name).tobytes() != leaf.astype(dtype).tobytes()]
+
+    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield from tree.by_layer(self.sizes, self.network)
 
     def final_norm(self, point: Point) -> Norm:
         if point.stack == "vision":

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from harness.cli import _findings, _extract, _dataset, _features, _rollout, _checkpoints  # noqa: F401, I001 - each adds its commands, in the order of the help
+from harness.cli import _findings, _extract, _dataset, _features, _rollout, _align, _compare, _checkpoints, _noise  # noqa: F401, I001 - each adds its commands, in the order of the help
 from harness.cli._app import app
 from harness.errors import HarnessError
 

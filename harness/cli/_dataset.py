@@ -31,16 +31,14 @@ def stats(
     json: JsonOption = False,
 ) -> None:
     """Counts by task and length, instructions, keys, ranges of actions; exit 1 when a record is broken or an id repeats."""
-    from importlib.resources import files
-
     from harness import readers, sampling
+    from harness.report import style
 
     opened = readers.stream(source, reader=reader, options=_options(option or ()))
     with progress_bar() as report:
         found = sampling.stats(opened, decode=decode, progress=report)
     if output:
-        style = files("harness.report").joinpath("report.css.j2").read_text(encoding="utf-8")
-        _write(output, {"stats.json": _text(sampling.as_json(found)), "index.html": sampling.page(found, style)})
+        _write(output, {"stats.json": _text(sampling.as_json(found)), "index.html": sampling.page(found, style())})
     if json:
         print_json(sampling.as_json(found))
     else:

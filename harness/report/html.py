@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import NamedTuple
 
 from harness.report import _words
 from harness.report._schema import VERDICTS, FindingReport, Report, SeriesReport
 from harness.report.figures import Panel, draw
 
-__all__ = ["render"]
+__all__ = ["render", "style"]
 
 
 class _Group(NamedTuple):
@@ -44,6 +45,11 @@ def render(report: Report) -> str:
         groups=_groups(report["findings"]),
         figures=_figures(report),
     )
+
+
+def style() -> str:
+    """The CSS that all pages share."""
+    return files("harness.report").joinpath("report.css.j2").read_text(encoding="utf-8")
 
 
 def _groups(findings: Sequence[FindingReport]) -> list[_Group]:
