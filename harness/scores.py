@@ -3,7 +3,8 @@
 The interval comes from random halves of the samples. Drawn without replacement, a half's value spreads about as much as the value of a
 fresh sample of full size does (Politis & Romano, 1994, with the finite-population factor), and no sample is its own neighbour as
 it would be in a bootstrap with replacement. The null band comes from permutations: of who belongs to whom for paired metrics,
-of who belongs to which sample otherwise. Both treat the groups of samples (episodes) as the units.
+of who belongs to which sample otherwise. Both treat the groups of samples (episodes) as the units; paired groups of different length
+are cut to one for the null and the p-value.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from harness.metrics import Comparison, comparison
 __all__ = ["Score", "score"]
 
 LEVEL = 0.95
+LEAST = 4  # groups
 
 
 class Score(NamedTuple):
@@ -74,10 +76,10 @@ def score(
     rng = np.random.default_rng(seed)
     value = _value(metric(x, y, **options))
     halves = _measured(metric, _halves(x, y, units, draws, rng, together=together), options)
-    null = _null(metric, found, x, y, units, permutations, rng, pairs=pairs, options=options)
+    null, observed = _null(metric, found, x, y, units, permutations, rng, pairs=pairs, options=options)
     low, high = _interval(value, halves if 2 * len(halves) > draws else [])
     null_low, null_high = np.quantile(null, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(null) else (np.nan, np.nan)
-    return Score(value, low, high, float(null_low), float(null_high), _p_value(value, null, found), min(len(x), len(y)))
+    return Score(value, low, high, float(null_low), float(null_high), _p_value(value if observed is None else observed, null, found), min(len(x), len(y)))
 
 
 def _measured(metric: Callable[..., Any], halves: Iterator[tuple[Any, Any]], options: dict[str, Any]) -> list[float]:
@@ -101,8 +103,8 @@ def _units(groups: Sequence[Any] | np.ndarray | None, count: int) -> list[np.nda
         raise UsageError("every row needs a group", got=f"{len(groups)} groups", expected=f"{count}, one for each row")
     _, number = np.unique(np.asarray(groups), return_inverse=True)
     units = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
-    if len(units) < 4:
-        raise UsageError("too few groups to tell chance from evidence", got=len(units), expected="at least 4", next="score without groups, and say so")
+    if len(units) < LEAST:
+        raise UsageError("too few groups to tell chance from evidence", got=len(units), expected=f"at least {LEAST}", next="score without groups, and say so")
     return units
 
 
@@ -142,20 +144,34 @@ def _null(
     *,
     pairs: bool,
     options: dict[str, Any],
-) -> np.ndarray:
-    """The metric's values under random permutations (count,)."""
+) -> tuple[np.ndarray, float | None]:
+    """The metric's values under random permutations (count,), and the value they stand beside where that is one of fewer rows."""
     if found.kind == "paired":  # of whole groups, so that neighbouring frames stay neighbours
-        orders = (np.concatenate([units[index] for index in rng.permutation(len(units))]) for _ in range(count))
-        straight = _taken(x, np.concatenate(units))
-        return np.asarray([_value(metric(straight, _taken(y, order), **options)) for order in orders])
+        even = _even(units)
+        straight, orders = _taken(x, np.concatenate(even)), (np.concatenate([even[index] for index in rng.permutation(len(even))]) for _ in range(count))
+        observed = _value(metric(straight, _taken(y, np.concatenate(even)), **options)) if count and even is not units else None
+        return np.asarray([_value(metric(straight, _taken(y, order), **options)) for order in orders]), observed
     pooled = np.concatenate([x, y])
     labels = _swapped(units, len(x), count, rng) if pairs else _pooled(len(x), len(y), count, rng)
     if found.relabelled is not None and count:
-        return np.asarray(found.relabelled(pooled, labels, **options), np.float64)
+        return np.asarray(found.relabelled(pooled, labels, **options), np.float64), None
     if pairs:  # a row stays beside its twin
         keeps = [label[: len(x), None] for label in labels]
-        return np.asarray([_value(metric(np.where(keep, x, y), np.where(keep, y, x), **options)) for keep in keeps])
-    return np.asarray([_value(metric(pooled[label], pooled[~label], **options)) for label in labels])
+        return np.asarray([_value(metric(np.where(keep, x, y), np.where(keep, y, x), **options)) for keep in keeps]), None
+    return np.asarray([_value(metric(pooled[label], pooled[~label], **options)) for label in labels]), None
+
+
+def _even(units: list[np.ndarray]) -> list[np.ndarray]:
+    """Groups of one length, which can be exchanged: those at least as long as the length that keeps most rows, cut to it at even steps.
+
+    Groups of different length would come to lie across each other's borders, and the true order alone would not.
+    """
+    lengths = np.array([len(unit) for unit in units])
+    fitting = [length for length in np.unique(lengths) if (lengths >= length).sum() >= max(LEAST, len(units) / 2)]
+    length = max(fitting, key=lambda length: length * (lengths >= length).sum())
+    if (lengths == length).all():
+        return units
+    return [unit[np.linspace(0, len(unit) - 1, length).round().astype(int)] for unit in units if len(unit) >= length]
 
 
 def _pooled(first: int, second: int, count: int, rng: np.random.Generator) -> np.ndarray:

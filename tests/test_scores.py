@@ -78,6 +78,17 @@ def test_independent_representations_are_rarely_called_alike(groups) -> None:
     assert 0.4 < p_values.mean() < 0.6
 
 
+@pytest.mark.parametrize("lengths", [[2, 3, 4, 5, 6] * 4, [4] * 15 + [7], [1] * 3 + [30] * 12], ids=["mixed", "one longer", "some single"])
+def test_episodes_of_different_length_are_no_evidence(lengths) -> None:
+    groups = np.repeat(np.arange(len(lengths)), lengths)
+
+    def unrelated(seed: int) -> np.ndarray:
+        return normal(len(lengths), 1, seed=seed)[groups]
+
+    p_values = np.array([score(correlation, unrelated(seed), unrelated(5000 + seed), groups=groups, draws=0, permutations=99, seed=seed).p_value for seed in range(400)])
+    assert 0.025 <= (p_values <= 0.05).mean() <= 0.08
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_two_halves_of_one_distribution_are_rarely_called_apart(pairs) -> None:
     p_values = np.array(
