@@ -70,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
             documents(config)
         if (model := config.getoption("--model")) is not None:
             cards.model_card(model)
+        _require_samples(config)
         if fault is not None:
             if config.getoption("--compare"):
                 raise pytest.UsageError("--fault with --compare would keep the mistake's features as the model's own")
@@ -248,6 +249,15 @@ def _is_asked(item: pytest.Item) -> bool:
 def _is_check(item: pytest.Item) -> bool:
     """Whether an item asks about models: a comparison leaves the harness's own tests alone."""
     return item.get_closest_marker("question") is not None or item.get_closest_marker("compare") is not None
+
+
+def _require_samples(config: pytest.Config) -> None:
+    """Raises UsageError for models that are compared on no samples, and for samples of no comparison."""
+    sides, dataset = config.getoption("--compare"), config.getoption("--dataset")
+    if sides and dataset is None and not all(side.startswith("store:") for side in sides):
+        raise pytest.UsageError("--compare runs models on samples: add --dataset NAME")
+    if dataset is not None and not sides:
+        raise pytest.UsageError("--dataset names the samples of --compare BEFORE AFTER")
 
 
 def _is_controller(config: pytest.Config) -> bool:

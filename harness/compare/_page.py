@@ -6,21 +6,18 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from harness.compare import _plots as plots
-from harness.compare._point import PointDrift
-from harness.compare._verdict import NOISE
+from harness.compare._drift import Comparison, Drift
+from harness.compare._point import MOST, NOISE, PointDrift
+from harness.compare._sides import Pair
 from harness.report import interval, number, style
 from harness.storage import storage
 from harness.types import Sample
-
-if TYPE_CHECKING:
-    from harness.compare._run import Drift
-    from harness.compare._sides import Side
 
 __all__ = ["as_json", "as_markdown", "write"]
 
@@ -36,13 +33,14 @@ class Shown(NamedTuple):
     picture: str | None
 
 
-def write(drift: Drift, sides: tuple[Side, Side], samples: Mapping[str, Sample], folder: Path) -> Path:
+def write(comparison: Comparison, folder: Path) -> Path:
     """Writes the three files, each whole or not at all; gives the page's path."""
-    furthest = _furthest(drift)
+    drift, furthest, samples = comparison
+    point = next(point for point in drift.points if point.place == furthest.place)
     files = {
         "compare.json": json.dumps(as_json(drift), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "compare.md": as_markdown(drift),
-        "index.html": _html(drift, furthest, _pictures(drift, sides, furthest), _shown(furthest, samples)),
+        "index.html": _html(drift, point, _pictures(drift, furthest, point), _shown(point, samples)),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
@@ -53,52 +51,52 @@ def write(drift: Drift, sides: tuple[Side, Side], samples: Mapping[str, Sample],
 def as_json(drift: Drift) -> dict[str, Any]:
     """Every number of a comparison; NaN and infinity as strings."""
     found = asdict(drift)
-    found["verdict"] = {"word": drift.verdict.word, "reason": drift.verdict.reason}
+    found["verdict"] = drift.verdict._asdict()
     for point, told in zip(drift.points, found["points"], strict=True):
-        for name in ("cka", "neighbours"):
-            score = getattr(point, name)
-            told[name] = None if score is None else score._asdict()
+        named = {"cka": point.cka, "neighbours": point.neighbours, "pattern": point.pattern}
+        told |= {name: None if value is None else value._asdict() for name, value in named.items()}
+        told["moved"] = point.moved
     return _finite(found)
 
 
 def as_markdown(drift: Drift) -> str:
-    """The verdict, and the places in a table."""
+    """The verdict, the places and the probes as tables."""
+    scores = {point.place: [None if score is None else score.value for score in (point.cka, point.neighbours)] for point in drift.points}
+    weights = {name: weight.change for name, weight in drift.weights.items()}
     rows = [
-        f"| {point.place} | {number(point.change)} | {number(point.floors)} | {number(drift.weights[point.place].change) if point.place in drift.weights else ''} "
-        f"| {number(point.cosine[0])} | {number(point.cka.value) if point.cka else ''} | {number(point.neighbours.value) if point.neighbours else ''} | {number(point.shift)} |"
+        (point.place, *map(number, (point.change, point.floors, weights.get(point.place), point.turned[0], *scores[point.place], point.shift, point.energy_q)))
         for point in drift.points
     ]
-    head = [
+    probes = [(probe.place, number(probe.before), number(probe.after), f"{number(probe.gain)} {interval(probe.low, probe.high)}") for probe in drift.probes]
+    parts = [
         f"# {drift.names[0]} and {drift.names[1]}: {drift.verdict.word}",
-        f"{drift.verdict.reason}. {drift.n} samples of {drift.dataset}; noise floors {drift.floors}.",
-        "| place | change | noise floors | weights | cosine | CKA | neighbours kept | shift |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n" + "\n".join(rows),
+        f"{drift.verdict.reason}. {drift.n} samples of {drift.dataset}; {len(drift.points)} of {drift.places} places measured; noise floors {drift.floors}.",
+        _table(("place", "change", "noise floors", "weights", "1 - cosine", "CKA", "neighbours kept", "shift", "q (energy)"), rows),
+        _table(("probe at", "before", "after", "difference"), probes) if probes else f"No probe: {drift.probe_absent}.",
     ]
-    probes = [f"| {probe.place} | {number(probe.before)} | {number(probe.after)} | {number(probe.gain)} {interval(probe.low, probe.high)} |" for probe in drift.probes]
-    probe = "| probe at | before | after | difference |\n| --- | ---: | ---: | ---: |\n" + "\n".join(probes) if probes else f"No probe: {drift.probe_absent}."
-    return "\n\n".join([*head, probe]) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _html(drift: Drift, furthest: PointDrift, pictures: Mapping[str, str], samples: list[Shown]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("harness.compare", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = PackageLoader("harness.compare", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "interval": interval}
-    return environment.get_template("compare.html.j2").render(drift=drift, furthest=furthest, pictures=pictures, samples=samples, style=style(), noise=NOISE)
+    template = environment.get_template("compare.html.j2")
+    return template.render(drift=drift, furthest=furthest, pictures=pictures, samples=samples, style=style(), most=MOST, noise=NOISE)
 
 
-def _furthest(drift: Drift) -> PointDrift:
-    finite = [point for point in drift.points if math.isfinite(point.floors)]
-    return max(finite or drift.points, key=lambda point: point.change)
-
-
-def _pictures(drift: Drift, sides: tuple[Side, Side], furthest: PointDrift) -> dict[str, str]:
-    place = next(place for place in sides[0].keys if str(place) == furthest.place)
-    x, y = (side.rows(place).values for side in sides)
+def _pictures(drift: Drift, furthest: Pair, point: PointDrift) -> dict[str, str]:
     found = {
         "heat": plots.heat_map(drift),
         "profile": plots.profile(drift),
-        "distributions": plots.distributions(furthest.place, x, y, [index for index, _ in furthest.features]),
-        "embedding": plots.embedding(furthest.place, x, y),
+        "distributions": plots.distributions(furthest.place, furthest.x, furthest.y, [index for index, _ in point.features]),
+        "embedding": plots.embedding(furthest.place, furthest.x, furthest.y),
     }
     return {name: base64.b64encode(data).decode() for name, data in found.items()}
 

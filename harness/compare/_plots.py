@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from harness.compare._verdict import NOISE
+from harness.compare._drift import Drift
+from harness.compare._point import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from harness.compare._run import Drift
 
 __all__ = ["distributions", "embedding", "heat_map", "profile"]
 
@@ -27,9 +26,9 @@ def heat_map(drift: Drift) -> bytes:
     columns = list(dict.fromkeys(point.place.partition(" over ")[0] for point in drift.points))
     rows = list(dict.fromkeys(point.place.partition(" over ")[2] or "all tokens" for point in drift.points))
     values = np.full((len(rows), len(columns)), np.nan)
-    for point in drift.points:
+    for point in (point for point in drift.points if np.isfinite(point.floors)):
         column, _, row = point.place.partition(" over ")
-        values[rows.index(row or "all tokens"), columns.index(column)] = np.log10(max(point.floors, 1e-2)) if np.isfinite(point.floors) else np.nan
+        values[rows.index(row or "all tokens"), columns.index(column)] = np.log10(max(point.floors, 1e-2))
     figure = _figure(max(6.0, 0.24 * len(columns) + 2.4), 1.7 + 0.34 * len(rows))
     axes = figure.subplots()
     top = max(float(np.nanmax(values, initial=0)), np.log10(NOISE) + 0.1)
@@ -45,29 +44,51 @@ def heat_map(drift: Drift) -> bytes:
 
 def profile(drift: Drift) -> bytes:
     """Weights, features, geometry and probe over the network's depth, one panel each."""
-    points = [point for point in drift.points if " over " not in point.place]
-    names = [point.place for point in points]
-    panels: list[tuple[str, list[tuple[str, str, list[float]]], bool]] = []
-    if drift.weights:
-        panels.append(("weights: ‖b-a‖/‖a‖", [("", AFTER, [drift.weights[name].change if name in drift.weights else np.nan for name in names])], True))
-    panels.append(("features: change / spread", [("change", AFTER, [point.change for point in points]), ("noise floor", QUIET, [point.floor for point in points])], True))
-    panels.append(("geometry", [("CKA", BEFORE, [_value(point.cka) for point in points]), ("neighbours kept", AFTER, [_value(point.neighbours) for point in points])], False))
-    if drift.probes:
-        by_place = {probe.place: probe for probe in drift.probes}
-        panels.append(("probe accuracy", [(side, colour, [getattr(by_place[name], side) if name in by_place else np.nan for name in names]) for side, colour in (("before", BEFORE), ("after", AFTER))], False))
+    names = [point.place for point in drift.points if " over " not in point.place]
+    panels = _panels(drift, names)
     figure = _figure(10.5, 0.7 + 1.35 * len(panels))
-    for axes, (title, lines, logarithmic) in zip(np.atleast_1d(figure.subplots(len(panels), 1, sharex=True)), panels, strict=True):
-        for label, colour, values in lines:
-            shown = np.asarray(values, float)
-            axes.plot(range(len(names)), np.where((shown > 0) | (not logarithmic), shown, np.nan), "o-", color=colour, label=label, markersize=3, linewidth=1.2)
-        if logarithmic and any(value > 0 for _, _, values in lines for value in np.nan_to_num(values)):
-            axes.set_yscale("log")
-        axes.set_title(title, loc="left", fontsize=9)
+    for axes, panel in zip(np.atleast_1d(figure.subplots(len(panels), 1, sharex=True)), panels, strict=True):
+        for label, colour, values in panel.lines:
+            axes.plot(range(len(names)), values, "o-", color=colour, label=label, markersize=3, linewidth=1.2)
+        positive = np.concatenate([values[np.isfinite(values) & (values > 0)] for _, _, values in panel.lines])
+        if panel.logarithmic and len(positive) and positive.max() > 10 * positive.min():
+            axes.set_yscale("log", nonpositive="mask")
+        axes.set_title(panel.title, loc="left", fontsize=9)
         axes.grid(axis="y", color="#e4e1da", linewidth=0.7)
-        if len(lines) > 1:
+        if len(panel.lines) > 1:
             axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     return _png(figure)
+
+
+class Panel(NamedTuple):
+    """Curves over the same places, each with label, colour and values; NaN where a place has none."""
+
+    title: str
+    lines: list[tuple[str, str, np.ndarray]]
+    logarithmic: bool = False
+
+
+def _panels(drift: Drift, names: Sequence[str]) -> list[Panel]:
+    points, probes = {point.place: point for point in drift.points}, {probe.place: probe for probe in drift.probes}
+
+    def along(value: Callable[[str], float], among: Container[str]) -> np.ndarray:
+        found = np.array([value(name) if name in among else np.nan for name in names], float)
+        return np.where(np.isfinite(found), found, np.nan)
+
+    weights = [("", AFTER, along(lambda name: drift.weights[name].change, drift.weights))]
+    features = [("change", AFTER, along(lambda name: points[name].change, points)), ("noise floor", QUIET, along(lambda name: points[name].floor, points))]
+    geometry = [
+        ("CKA", BEFORE, along(lambda name: _value(points[name].cka), points)),
+        ("neighbours kept", AFTER, along(lambda name: _value(points[name].neighbours), points)),
+    ]
+    accuracy = [("before", BEFORE, along(lambda name: probes[name].before, probes)), ("after", AFTER, along(lambda name: probes[name].after, probes))]
+    return [
+        *([Panel("weights: ‖after - before‖ / ‖before‖", weights, logarithmic=True)] if drift.weights else []),
+        Panel("features: change / spread", features, logarithmic=True),
+        Panel("geometry", geometry),
+        *([Panel("probe accuracy", accuracy)] if probes else []),
+    ]
 
 
 def distributions(place: str, x: np.ndarray, y: np.ndarray, features: Sequence[int]) -> bytes:

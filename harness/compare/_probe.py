@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 
 from harness import subjects
+from harness.compare._sides import Pair
 from harness.extract import pooled
 from harness.metrics.linear_probe import linear_probe
 from harness.metrics.probe_gain import probe_gain
 from harness.types import Runtime, Sample
 
-__all__ = ["ProbeDrift", "probe_drift"]
+__all__ = ["ProbeDrift", "probe_drift", "worse"]
 
 LEAST = 10  # tasks
 
@@ -32,13 +34,11 @@ class ProbeDrift:
     chance: float
 
 
-def probe_drift(
-    place: str, x: np.ndarray, y: np.ndarray, ids: Sequence[str], samples: Mapping[str, Sample], reference: str, *, seed: int = 0
-) -> ProbeDrift | str:
+def probe_drift(pair: Pair, samples: Mapping[str, Sample], reference: str, *, seed: int = 0) -> ProbeDrift | str:
     """The probe of document 001 towards the reference's embedding of each instruction; the reason where it cannot be asked."""
     if not samples:
         return "the samples are not here, only their features"
-    instructions = [samples[name].instruction.strip() for name in ids]
+    instructions = [samples[name].instruction.strip() for name in pair.sample_ids]
     distinct = tuple(dict.fromkeys(instructions))
     if len(distinct) < LEAST or not all(distinct):
         return f"{len(distinct)} different instructions; a probe needs {LEAST} tasks, each with a text"
@@ -48,9 +48,18 @@ def probe_drift(
         return f"{reference} is not here: {command}"
     targets = _embedded(reference, distinct)
     groups = np.array([distinct.index(text) for text in instructions])
-    before, after = (linear_probe(rows, targets, groups, seed=seed) for rows in (x, y))
-    gain = probe_gain(y, x, targets, groups, seed=seed)
-    return ProbeDrift(place, before.value, after.value, gain.value, gain.low, gain.high, before.chance)
+    before = linear_probe(pair.x, targets, groups, seed=seed)
+    if np.array_equal(pair.x, pair.y):
+        return ProbeDrift(pair.place, before.value, before.value, 0.0, 0.0, 0.0, before.chance)
+    gain = probe_gain(pair.y, pair.x, targets, groups, seed=seed)  # of the same folds, so that no probe of y alone is needed
+    return ProbeDrift(pair.place, before.value, before.value + gain.value, gain.value, gain.low, gain.high, before.chance)
+
+
+def worse(probes: Sequence[ProbeDrift]) -> list[ProbeDrift]:
+    """Probes that read the task worse after than before, at 5 % for all of them together (Bonferroni, intervals taken for those of a normal mean)."""
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - 0.025 / max(1, len(probes))) / normal.inv_cdf(0.975)
+    return [probe for probe in probes if probe.gain + wider * (probe.high - probe.gain) < 0]
 
 
 @lru_cache(maxsize=4)

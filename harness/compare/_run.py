@@ -3,68 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from math import isfinite
 
-import numpy as np
-
-from harness.adapters import Adapter
 from harness.compare._divergence import first_moved
-from harness.compare._point import LEAST, PointDrift, moved_by, point_drift
+from harness.compare._drift import Comparison, Drift
+from harness.compare._floors import noise_floors
+from harness.compare._point import LEAST, PointDrift, point_drift
 from harness.compare._probe import ProbeDrift, probe_drift
-from harness.compare._same import require_same_inputs, require_same_kind, shared_places
-from harness.compare._sides import Place, Side, from_store, is_stored, model, places_of, readable, take
-from harness.compare._verdict import NOISE, Verdict, verdict
+from harness.compare._same import require_same_inputs, require_same_kind, require_same_samples, shared_places
+from harness.compare._sides import Pair, Place, Side, from_store, is_stored, model, places_of, readable, take
+from harness.compare._verdict import Verdict, corrected, verdict
 from harness.compare._weights import WeightDrift, of_point, weight_drift
 from harness.errors import UsageError
-from harness.memo import Memo
-from harness.noise import AXES, EQUAL, noise_floor
 from harness.readers import Stream
 from harness.store import Store
 from harness.types import Sample
 
-__all__ = ["Drift", "compare", "drift"]
-
-FLOOR_SAMPLES = 16
-UNMEASURED = 1e-5  # the floor of features whose model is not here: four times what float32 does to the families measured so far
-
-
-@dataclass(frozen=True)
-class Drift:
-    """The whole comparison. `points` are in the network's order; `weights` by point and by module are empty where the models are not here.
-
-    `floors` says where the noise floors come from; `looked` how many places the bisection read to find `first`.
-    """
-
-    names: tuple[str, str]
-    dataset: str
-    n: int
-    verdict: Verdict
-    first: str | None
-    looked: int
-    points: tuple[PointDrift, ...]
-    weights: Mapping[str, WeightDrift]
-    modules: tuple[WeightDrift, ...]
-    probes: tuple[ProbeDrift, ...]
-    probe_absent: str | None
-    floors: str
-
-    @property
-    def moved(self) -> list[PointDrift]:
-        """The places beyond the noise."""
-        return self.where(lambda point: point.floors > NOISE)
-
-    def where(self, question: Callable[[PointDrift], bool]) -> list[PointDrift]:
-        """The places that answer a question with yes, in the network's order."""
-        return [point for point in self.points if question(point)]
-
-    def table(self, points: Sequence[PointDrift]) -> str:
-        """Some of the places as lines of text."""
-        head = f"{'place':<34} {'change':>9} {'floors':>9} {'CKA':>7} {'shift':>7} {'dead':>10}"
-        rows = [
-            f"{point.place:<34} {point.change:>9.2g} {point.floors:>9.2g} {point.cka.value if point.cka else float('nan'):>7.4f} {point.shift:>7.2g} {f'{point.dead[0]} -> {point.dead[1]}':>10}"
-            for point in points
-        ]
-        return "\n".join([head, *rows])
+__all__ = ["compare", "drift"]
 
 
 def compare(
@@ -74,37 +29,41 @@ def compare(
     stream: Stream | None,
     store: Store,
     reference: str | None = "minilm:real",
+    quick: bool = False,
     draws: int = 50,
     batch_size: int = 16,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
-) -> tuple[Drift, tuple[Side, Side], Mapping[str, Sample]]:
-    """Two sides, each `MODEL:SCALE[=DIRECTORY][@DTYPE]` or `store:KEY`; the drift, both sides' features, and the samples where models ran.
+    progress: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """The drift between two sides, each `MODEL:SCALE[=DIRECTORY][@DTYPE]` or `store:KEY`.
 
-    `stream` holds the samples that models are run on. Raises UsageError for sides that must not be compared, with the reason.
+    `stream` holds the samples that models are run on; what the store has is not computed again. `quick` measures only what the bisection looks at.
+    `reference` is the model whose embedding of the instruction a probe is asked for. Raises UsageError for sides that must not be
+    compared, with the reason.
     """
-    tell = progress or (lambda text: None)
-    if is_stored(first) and is_stored(second):
-        sides, samples = tuple(from_store(text, store) for text in (first, second)), {}
-    elif is_stored(first) or is_stored(second):
-        raise UsageError("features of the store are compared with features of the store", got=f"{first} and {second}", next="harness extract the model, then name both as store:KEY")
+    stored = [is_stored(text) for text in (first, second)]
+    if all(stored):
+        sides, samples, dataset = (from_store(first, store), from_store(second, store)), {}, "a stored dataset"
+    elif any(stored):
+        next = "harness extract the model, then name both as store:KEY"
+        raise UsageError("features of the store are compared with features of the store", got=f"{first} and {second}", next=next)
+    elif stream is None:
+        raise UsageError("models are compared on samples", got="no dataset", expected="--dataset NAME")
     else:
-        if stream is None:
-            raise UsageError("models are compared on samples", got="no dataset", expected="--dataset NAME")
-        samples = readable(stream)
-        sides = _taken(first, second, stream, list(samples.values()), store, batch_size, tell)
-    return drift(*sides, samples=samples, store=store, reference=reference, draws=draws, seed=seed, dataset=stream.name if stream else "stored", progress=tell), sides, samples
+        samples, dataset = readable(stream), stream.name
+        sides = _taken(first, second, stream, list(samples.values()), store, batch_size, progress)
+    return drift(*sides, samples=samples, store=store, reference=reference, quick=quick, draws=draws, seed=seed, dataset=dataset, progress=progress)
 
 
 def _taken(first: str, second: str, stream: Stream, samples: Sequence[Sample], store: Store, batch_size: int, tell: Callable[[str], None]) -> tuple[Side, Side]:
-    (one, name), (other, other_name) = model(first), model(second)
-    require_same_kind(one, other)
     if len(samples) < LEAST:
         raise UsageError("too few samples to compare two models on", where=stream.name, got=len(samples), expected=f"at least {LEAST}")
+    one, other = model(first), model(second)
+    require_same_kind(one, other)
     require_same_inputs(one, other, samples)
     places = places_of(one, samples)
     sides = []
-    for text, adapter in ((name, one), (other_name, other)):
+    for text, adapter in ((first, one), (second, other)):
         tell(f"features of {text}: {len(places)} places of {len(samples)} samples")
         sides.append(take(text, adapter, stream, places, store, batch_size=batch_size))
     return sides[0], sides[1]
@@ -118,63 +77,69 @@ def drift(
     store: Store,
     dataset: str,
     reference: str | None = None,
+    quick: bool = False,
     draws: int = 50,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
-) -> Drift:
-    """Measures two sides place by place; no more than one place of each is in memory, and each is read once after the bisection."""
-    tell = progress or (lambda text: None)
-    places = shared_places(first, second)
-    floors, told = _floors(first, second, places, samples, store, tell)
-    looked: dict[Place, bool] = {}
+    progress: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """Measures two sides place by place: each is read once, and no more than two places of each side are in memory.
 
-    def moved(place: Place) -> bool:
-        if place not in looked:
-            looked[place] = moved_by(*_pair(first, second, place)[:2]) > NOISE * floors[place]
-        return looked[place]
+    The bisection comes first, over what is pooled over all tokens; what it looks at is not measured again. Raises UsageError.
+    """
+    places = shared_places(first, second)
+    floors = noise_floors(first, second, places, samples, store, progress)
+    measured: dict[Place, PointDrift] = {}
+    probes: dict[Place, ProbeDrift | str] = {}
+    furthest: tuple[float, Pair] | None = None
+
+    def measure(place: Place) -> PointDrift:
+        nonlocal furthest
+        if place not in measured:
+            progress(f"measuring {place}")
+            pair = _pair(first, second, place)
+            groups = _groups(pair.sample_ids, samples)
+            point = point_drift(str(place), pair.x, pair.y, pair.sample_ids, floor=floors.of[place], groups=groups, draws=draws, seed=seed)
+            measured[place] = point
+            told = point.change if isfinite(point.change) else 0.0  # what was all zeros has no unit, and no picture worth a page
+            if furthest is None or told > furthest[0]:
+                furthest = told, pair
+            if reference is not None and place.pooling == "mean" and not any(isinstance(found, str) for found in probes.values()):
+                probes[place] = probe_drift(pair, samples, reference, seed=seed)
+        return measured[place]
 
     whole = [place for place in places if place.pooling == "mean"] or places
-    came = first_moved(whole, moved)
-    points, probes, absent = [], [], "no reference was asked for"
-    for place in places:
-        tell(f"measuring {place}")
-        x, y, ids = _pair(first, second, place)
-        points.append(point_drift(str(place), x, y, ids, floor=floors[place], groups=_groups(ids, samples), draws=draws, seed=seed))
-        if reference is not None and place.pooling == "mean":
-            found = probe_drift(str(place), x, y, ids, samples, reference, seed=seed)
-            if isinstance(found, str):
-                absent, reference = found, None
-            else:
-                probes.append(found)
-    if came is None and (late := [point for point in points if point.floors > NOISE]):  # a stream of its own, or one that came back
-        name = late[0].place
-    else:
-        name = None if came is None else str(came)
-    weights = weight_drift(first.adapter, second.adapter) if first.adapter and second.adapter else {}
-    return Drift(
+    came, looked = first_moved(whole, lambda place: measure(place).moved), len(measured)
+    if came is not None:
+        progress(f"the first place that moved is {came}, found by {looked} of {len(whole)} places")
+    points = corrected([measure(place) for place in places if not quick or place in measured])
+    if not quick:  # all are known now: a stream that moved and came back, or a span that the mean over all tokens hides
+        came = next((place for place, point in zip(places, points, strict=True) if point.moved), None)
+    weights, weights_absent = _weights(first, second)
+    absent = next((found for found in probes.values() if isinstance(found, str)), "no reference was asked for")
+    found = Drift(
         names=(first.name, second.name),
         dataset=dataset,
         n=points[0].n,
-        verdict=verdict(points, name),
-        first=name,
-        looked=len(looked),
+        verdict=_verdict(points, came, first, second),
+        first=None if came is None else str(came),
+        looked=looked,
+        places=len(places),
         points=tuple(points),
         weights=of_point(weights, first.adapter) if first.adapter else {},
         modules=tuple(sorted(weights.values(), key=lambda weight: -weight.change)),
-        probes=tuple(probes),
-        probe_absent=None if probes else absent,
-        floors=told,
+        weights_absent=weights_absent,
+        probes=tuple(probes[place] for place in places if isinstance(probes.get(place), ProbeDrift)),
+        probe_absent=None if any(isinstance(one, ProbeDrift) for one in probes.values()) else absent,
+        floors=floors.told,
     )
+    assert furthest is not None
+    return Comparison(found, furthest[1], samples)
 
 
-def _pair(first: Side, second: Side, place: Place) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Rows of both and their ids. Raises UsageError unless they are the same samples."""
+def _pair(first: Side, second: Side, place: Place) -> Pair:
     x, y = first.rows(place), second.rows(place)
-    if x.sample_ids != y.sample_ids:
-        lacking = sorted(set(x.sample_ids) ^ set(y.sample_ids))
-        got = f"{len(x.sample_ids)} and {len(y.sample_ids)} samples" + (f", {len(lacking)} on one side only, first {lacking[0]}" if lacking else " in another order")
-        raise UsageError("these two cannot be compared: the samples are not the same", where=str(place), got=got, expected="the same samples", next="extract both from the same selection")
-    return x.values, y.values, x.sample_ids
+    require_same_samples(x, y, place)
+    return Pair(str(place), x.values, y.values, x.sample_ids)
 
 
 def _groups(ids: Sequence[str], samples: Mapping[str, Sample]) -> list[str] | None:
@@ -183,24 +148,17 @@ def _groups(ids: Sequence[str], samples: Mapping[str, Sample]) -> list[str] | No
     return episodes if 4 <= len(set(episodes)) < len(ids) else None
 
 
-def _floors(first: Side, second: Side, places: Sequence[Place], samples: Mapping[str, Sample], store: Store, tell: Callable[[str], None]) -> tuple[dict[Place, float], str]:
-    """The noise floor of every place, and where it comes from."""
-    if first.adapter is None:
-        return dict.fromkeys(places, UNMEASURED), f"not measured, for no model was loaded; {UNMEASURED:g} of the spread is taken"
-    adapter, memo = first.adapter, Memo(store.root / "measurements") if hasattr(store.root, "joinpath") else None
-    mixed = first.adapter.runtime.dtype != second.adapter.runtime.dtype
-    shown, floors = _few(samples), {}
-    for pooling in dict.fromkeys(place.pooling for place in places):
-        tell(f"noise floor of {first.name}, pooled by {pooling}")
-        points = [place.point for place in places if place.pooling == pooling]
-        found = noise_floor(adapter.subject, adapter.runtime, shown, points, axes=AXES if mixed else EQUAL, pooling=pooling, adapter=lambda: adapter, memo=memo)
-        for point in points:
-            rounding = found.dtype(point) if mixed else None
-            floors[Place(point, pooling)] = max(found.of(point), rounding.value if rounding else 0.0)
-    axes = "repeat, batch size, padding, attention kernel, threads" + (" and bfloat16 weights, because the two differ in dtype" if mixed else "")
-    return floors, f"measured on {len(shown)} samples of {first.name}: {axes}"
+def _verdict(points: Sequence[PointDrift], came: Place | None, first: Side, second: Side) -> Verdict:
+    found = verdict(points, None if came is None else str(came))
+    same = found.word == "identical" and first.keys == second.keys
+    return found._replace(reason=f"{found.reason}: equal weights under equal settings are one entry of the store, run once") if same else found
 
 
-def _few(samples: Mapping[str, Sample]) -> list[Sample]:
-    chosen = list(samples.values())
-    return [chosen[index] for index in np.linspace(0, len(chosen) - 1, min(FLOOR_SAMPLES, len(chosen))).astype(int)]
+def _weights(first: Side, second: Side) -> tuple[dict[str, WeightDrift], str | None]:
+    """The drift by module, or why there is none."""
+    if first.adapter is None or second.adapter is None:
+        return {}, "only features were compared"
+    try:
+        return weight_drift(first.adapter, second.adapter), None
+    except UsageError as error:
+        return {}, error.what

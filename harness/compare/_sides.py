@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, final
+
+import numpy as np
 
 from harness import subjects
 from harness.adapters import Adapter
@@ -18,10 +19,10 @@ from harness.readers import Stream
 from harness.store import Key, Store
 from harness.types import Broken, Features, Point, Runtime, Sample
 
-__all__ = ["Place", "Side", "from_store", "is_stored", "model", "places_of", "readable", "take"]
+__all__ = ["Pair", "Place", "Side", "from_store", "is_stored", "model", "places_of", "readable", "take"]
 
 STREAMS = ("embedding", "output", "final_norm")
-STORED = re.compile(r"store:[0-9a-f]{4,32}")
+READERS = ("projector", "state", "text", "lm", "expert", "act_head")  # stacks that read others, in their order
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -33,6 +34,15 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return str(self.point) if self.pooling == "mean" else f"{self.point} over {self.pooling.partition(':')[2] or self.pooling}"
+
+
+class Pair(NamedTuple):
+    """The rows of both sides at one place, and their samples' ids."""
+
+    place: str
+    x: np.ndarray
+    y: np.ndarray
+    sample_ids: tuple[str, ...]
 
 
 @final
@@ -53,8 +63,8 @@ class Side:
         return found
 
 
-def model(text: str) -> tuple[Adapter, str]:
-    """The loaded model of `MODEL:SCALE[=DIRECTORY][@DTYPE]` and its name. Raises UsageError and what resolving and loading raise."""
+def model(text: str) -> Adapter:
+    """The loaded model of `MODEL:SCALE[=DIRECTORY][@DTYPE]`, float32 where no dtype is named. Raises UsageError and what resolving and loading raise."""
     rest, at, dtype = text.rpartition("@")
     if not at or "/" in dtype or ":" in dtype:
         rest, dtype = text, "float32"
@@ -63,12 +73,12 @@ def model(text: str) -> tuple[Adapter, str]:
     name, sign, directory = rest.partition("=")
     name = name if ":" in name or not sign else f"{name}:checkpoint"
     subject = subjects.resolve(name, checkpoint=Path(directory).expanduser() if sign else None)
-    return subjects.load(subject, Runtime(dtype=dtype)), text  # type: ignore[arg-type]
+    return subjects.load(subject, Runtime(dtype=dtype))  # type: ignore[arg-type]
 
 
 def is_stored(text: str) -> bool:
     """Whether a side is named as features that are in the store: `store:KEY`, KEY a key's first digits."""
-    return STORED.fullmatch(text) is not None
+    return text.startswith("store:")
 
 
 def places_of(adapter: Adapter, samples: Sequence[Sample]) -> list[Place]:
@@ -101,14 +111,15 @@ def from_store(text: str, store: Store) -> Side:
     parts = store.find(text.removeprefix("store:"))["parts"]
     shared = {name: value for name, value in parts.items() if name not in ("point", "pooling")}
     found = [Key(**entry["parts"]) for entry in store.entries() if shared.items() <= entry["parts"].items()]
-    keys = {Place(Point.parse(key.point), key.pooling): replace(key) for key in found}
-    return Side(text, dict(sorted(keys.items(), key=lambda pair: _depth(pair[0]))), store)
+    keys = {Place(Point.parse(key.point), key.pooling): key for key in found}
+    return Side(text, dict(sorted(keys.items(), key=lambda found: _depth(found[0]))), store)
 
 
-def _depth(place: Place) -> tuple[str, int, int, str]:
-    """Stacks by name; in one, the embedding first and the final norm last."""
+def _depth(place: Place) -> tuple[int, str, int, int, str]:
+    """Encoders first, then what reads them; in a stack the embedding first and the final norm last."""
+    rank = READERS.index(place.point.stack) if place.point.stack in READERS else -1
     before = {"embedding": -1, "final_norm": 1_000_000}.get(place.point.stream, 0)
-    return place.point.stack, place.point.step or 0, before if place.point.layer is None else place.point.layer, place.pooling
+    return rank, place.point.stack, place.point.step or 0, before if place.point.layer is None else place.point.layer, place.pooling
 
 
 def readable(stream: Stream) -> dict[str, Sample]:
@@ -116,6 +127,7 @@ def readable(stream: Stream) -> dict[str, Sample]:
     samples: dict[str, Sample] = {}
     for record in stream:
         if isinstance(record, Broken):
-            raise UsageError("a record of the dataset is broken", where=stream.name, got=f"{record.id}: {record.reason}", next="harness dataset stats tells all of them")
+            next = "harness dataset stats tells all of them"
+            raise UsageError("a record of the dataset is broken", where=stream.name, got=f"{record.id}: {record.reason}", next=next)
         samples[record.id] = record
     return samples

@@ -14,7 +14,7 @@ __all__ = ["WeightDrift", "of_point", "weight_drift"]
 
 @dataclass(frozen=True)
 class WeightDrift:
-    """Of one module: ‖b - a‖ / ‖a‖ over all of its parameters, how many tensors differ of how many, and the one that moved most."""
+    """Of one module: ‖b - a‖ / ‖a‖ over all of its parameters, how many tensors differ of how many, and which one moved most (none: empty)."""
 
     module: str
     change: float
@@ -58,7 +58,7 @@ def _summed(module: str, found: list[tuple[float, float, str]]) -> WeightDrift:
     moved = sum(own for own, _, _ in found)
     relative = [(np.sqrt(own / norm) if norm else float("inf") if own else 0.0, name) for own, norm, name in found]
     change = float(np.sqrt(moved / size)) if size else float("inf") if moved else 0.0
-    return WeightDrift(module, change, sum(own > 0 for own, _, _ in found), len(found), max(relative)[1])
+    return WeightDrift(module, change, sum(own > 0 for own, _, _ in found), len(found), max(relative)[1] if moved else "")
 
 
 def of_point(drifts: Mapping[str, WeightDrift], adapter: Adapter) -> dict[str, WeightDrift]:
