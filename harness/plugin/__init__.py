@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 
 from harness import cards, faults, findings, registry, subjects
-from harness import checkpoints as integrity
-from harness.errors import HarnessError, MissingError, UnknownNameError, UsageError
+from harness.errors import HarnessError, MissingError, UnknownNameError
 from harness.findings import Case, Outcome
 from harness.outcomes import Recorder, environment
-from harness.types import Measurement, Runtime
+from harness.plugin._options import checkpoints, documents, is_controller, is_given, report_folder, require_samples, runs_checks, runtime
+from harness.types import Measurement
+
+__all__ = ["checkpoints", "judge", "report_folder", "runtime"]
 
 MARKERS = {
     "mock": "tiny weights on the true code path; runs anywhere in seconds",
@@ -32,7 +34,7 @@ MARKERS = {
     "compare": "asked of the two sides of --compare only",
     "question(name)": "the question that a module of checks answers; findings name it",
 }
-OUTCOMES, DOCUMENTS, STACK = pytest.StashKey[list[dict[str, Any]]](), pytest.StashKey[tuple[findings.Document, ...]](), pytest.StashKey[ExitStack]()
+OUTCOMES, STACK = pytest.StashKey[list[dict[str, Any]]](), pytest.StashKey[ExitStack]()
 RUN_OPTIONS = ("device", "dtype", "attention", "seed")
 STARTED = pytest.StashKey[float]()
 
@@ -58,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     outcomes: list[dict[str, Any]] = []
-    if _is_controller(config):
+    if is_controller(config):
         config.pluginmanager.register(Recorder(outcomes), "harness-recorder")
     else:  # workers that each take every core only wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(config.workerinput["workercount"]))))
@@ -66,11 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
     fault = config.getoption("--fault")
     try:
         checkpoints(config)
-        if _runs_checks(config):
+        if runs_checks(config):
             documents(config)
         if (model := config.getoption("--model")) is not None:
             cards.model_card(model)
-        _require_samples(config)
+        require_samples(config)
         if fault is not None:
             if config.getoption("--compare"):
                 raise pytest.UsageError("--fault with --compare would keep the mistake's features as the model's own")
@@ -82,7 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except HarnessError as error:
         raise pytest.UsageError(str(error)) from error
     folder = report_folder(config)
-    if folder is not None and _is_controller(config) and not config.option.collectonly and config.option.xmlpath is None and _runs_checks(config):
+    if folder is not None and is_controller(config) and not config.option.collectonly and config.option.xmlpath is None and runs_checks(config):
         config.option.xmlpath = str(folder / "junit.xml")
 
 
@@ -124,7 +126,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if (case := _case(item)) is None:
         return
     lacking = []
-    if not _is_given(item.config, case.subject) and (command := subjects.missing(case.subject)):
+    if not is_given(item.config, case.subject) and (command := subjects.missing(case.subject)):
         lacking.append(str(MissingError(f"{case.subject} has no weights here", next=command)))
     try:
         runtime(item.config, case.subject)
@@ -151,7 +153,7 @@ def judge(request: pytest.FixtureRequest, case: Case) -> Callable[[Measurement],
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     outcomes = config.stash[OUTCOMES]
-    if not outcomes or not _is_controller(config):
+    if not outcomes or not is_controller(config):
         return
     red = sorted({outcome["finding"] for outcome in outcomes if outcome["verdict"] == "drifted"})
     measured = {outcome["finding"] for outcome in outcomes if outcome["verdict"] != "unmeasured"}
@@ -180,59 +182,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(f"report: {folder / 'index.html'}")
 
 
-def documents(config: pytest.Config) -> tuple[findings.Document, ...]:
-    """The findings of this run, read once. Raises DamagedError."""
-    if DOCUMENTS not in config.stash:
-        config.stash[DOCUMENTS] = findings.load()
-    return config.stash[DOCUMENTS]
-
-
-def checkpoints(config: pytest.Config) -> dict[str, Path]:
-    """`--checkpoint` as model to directory. Raises UnknownNameError, MissingError, UsageError."""
-    chosen: dict[str, Path] = {}
-    for text in (text for group in config.getoption("--checkpoint") for text in group):
-        model, sign, directory = text.partition("=")
-        if not sign:
-            raise pytest.UsageError(f"--checkpoint takes MODEL=DIRECTORY, got {text!r}; put test paths before it")
-        if "checkpoint" not in (known := cards.model_card(model)).scales:
-            raise UsageError(f"model {model} has no checkpoint scale", got=f"--checkpoint {text}", expected=f"a model with one; {model} has {', '.join(known.scales)}")
-        if not (path := Path(directory).expanduser()).is_dir():
-            raise MissingError("there is no checkpoint here", where=path, expected="a directory", next=f"--checkpoint {model}=DIRECTORY")
-        path = integrity.locate(path)
-        integrity.verify(path)
-        chosen[model] = path.resolve()
-    return chosen
-
-
-def runtime(config: pytest.Config, subject: str) -> Runtime:
-    """How a subject runs in this session: a checkpoint given by hand on the GPU if there is one.
-
-    Raises MissingError when the device it needs is not there.
-    """
-    wanted = config.getoption("--device")
-    device = wanted or ("cuda" if subjects.marker(subject) == "gpu" else "cpu")
-    if device != "cpu":
-        import torch
-
-        if not torch.cuda.is_available():
-            if wanted or not _is_given(config, subject):
-                raise MissingError("no CUDA device was found", next="run on a machine with a GPU, or add --device cpu")
-            device = "cpu"
-    return Runtime(device, config.getoption("--dtype"), config.getoption("--attention"))
-
-
-def _is_given(config: pytest.Config, subject: str) -> bool:
-    """Whether `--checkpoint` provides this subject."""
-    model, _, scale = subject.partition(":")
-    return scale == "checkpoint" and model in checkpoints(config)
-
-
-def report_folder(config: pytest.Config) -> Path | None:
-    """Where this run's report goes; None when it writes none."""
-    wanted = config.getoption("--report") or ("none" if config.getoption("--fault") else "reports/latest")
-    return None if wanted == "none" else Path(wanted)
-
-
 def _case(item: pytest.Item) -> Case | None:
     callspec = getattr(item, "callspec", None)
     case = callspec.params.get("case") if callspec is not None else None
@@ -249,26 +198,6 @@ def _is_asked(item: pytest.Item) -> bool:
 def _is_check(item: pytest.Item) -> bool:
     """Whether an item asks about models: a comparison leaves the harness's own tests alone."""
     return item.get_closest_marker("question") is not None or item.get_closest_marker("compare") is not None
-
-
-def _require_samples(config: pytest.Config) -> None:
-    """Raises UsageError for models that are compared on no samples, and for samples of no comparison."""
-    sides, dataset = config.getoption("--compare"), config.getoption("--dataset")
-    if sides and dataset is None and not all(side.startswith("store:") for side in sides):
-        raise pytest.UsageError("--compare runs models on samples: add --dataset NAME")
-    if dataset is not None and not sides:
-        raise pytest.UsageError("--dataset names the samples of --compare BEFORE AFTER")
-
-
-def _is_controller(config: pytest.Config) -> bool:
-    return not hasattr(config, "workerinput")
-
-
-def _runs_checks(config: pytest.Config) -> bool:
-    """Whether the command line points at checks at all: other test runs write no report."""
-    named = [Path(argument.split("::")[0]).resolve() for argument in config.args]
-    checks = (config.rootpath / "checks").resolve()
-    return any(path == checks or checks in path.parents or path in checks.parents for path in named)
 
 
 def _tell_fault(terminalreporter: Any, config: pytest.Config, fault: str, red: set[str], measured: set[str]) -> None:
