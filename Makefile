@@ -42,6 +42,8 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/capture.py --check
 	@$(BIN)/python benchmarks/pi0.py --check
 	@$(BIN)/python benchmarks/extract.py
+	@$(BIN)/python benchmarks/alignment.py --check
+	@$(BIN)/python benchmarks/compare.py --check
 
 clean:
 	rm -rf $(VENV) .harness reports/latest

@@ -32,13 +32,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SERVER = _forked.server()
 TRAINED = [finding for finding in FINDINGS if all(subjects.marker(case.subject) == "real" for case in findings.cases([finding]))]
-SHARE = 3
+SHARE = 6
 SHAPES = [finding for finding in FINDINGS if finding.scales == ["abstract"]]
 
 
 def selection(fault: str) -> list[findings.Case]:
-    """What a fault is run on: findings that name it on one subject of every family that it can reach; a third of the others, another
-    third for every fault ($HARNESS_EVERY_FINDING=1: all of them), on one subject of one family; shapes of published sizes, and findings
+    """What a fault is run on: findings that name it on one subject of every family that it can reach; a sixth of the others, another
+    sixth for every fault ($HARNESS_EVERY_FINDING=1: all of them), on one subject of one family; shapes of published sizes, and findings
     that only trained weights answer, if one of their kind names it."""
     reached = sorted(reach(fault), key=lambda family: crc32(f"{fault} {family}".encode()))
     asked = {kind: any(fault in finding.broken_by for finding in members) for kind, members in (("real", TRAINED), ("abstract", SHAPES))}
