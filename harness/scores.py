@@ -19,10 +19,10 @@ import numpy as np
 from harness.errors import UsageError
 from harness.metrics import Comparison, comparison
 
-__all__ = ["Score", "score"]
+__all__ = ["LEAST_GROUPS", "Score", "score"]
 
 LEVEL = 0.95
-LEAST = 4  # groups
+LEAST_GROUPS = 4  # with fewer, chance cannot be told from evidence
 
 
 class Score(NamedTuple):
@@ -57,8 +57,8 @@ def score(
     """The metric of `x` and `y`, arrays (n, d) or what the metric's `prepare` made of them, with interval and null.
 
     `groups` names each row's group; with `pairs` rows of both are the same samples, and the null of a two-sample metric
-    exchanges a sample's two rows instead of pooling all rows, and a metric with an option `pairs` is told. `options` go to the metric. Raises UsageError for a metric that compares
-    nothing, fewer than four groups, or two samples in groups that are not pairs.
+    exchanges a sample's two rows instead of pooling all rows, and a metric with an option `pairs` is told. `options` go to the metric.
+    Raises UsageError for a metric that compares nothing, fewer than LEAST_GROUPS groups, or two samples in groups that are not pairs.
     """
     found = comparison(metric)
     if found is None:
@@ -103,8 +103,8 @@ def _units(groups: Sequence[Any] | np.ndarray | None, count: int) -> list[np.nda
         raise UsageError("every row needs a group", got=f"{len(groups)} groups", expected=f"{count}, one for each row")
     _, number = np.unique(np.asarray(groups), return_inverse=True)
     units = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
-    if len(units) < LEAST:
-        raise UsageError("too few groups to tell chance from evidence", got=len(units), expected=f"at least {LEAST}", next="score without groups, and say so")
+    if len(units) < LEAST_GROUPS:
+        raise UsageError("too few groups to tell chance from evidence", got=len(units), expected=f"at least {LEAST_GROUPS}", next="score without groups, and say so")
     return units
 
 
@@ -167,7 +167,7 @@ def _even(units: list[np.ndarray]) -> list[np.ndarray]:
     Groups of different length would come to lie across each other's borders, and the true order alone would not.
     """
     lengths = np.array([len(unit) for unit in units])
-    fitting = [length for length in np.unique(lengths) if (lengths >= length).sum() >= max(LEAST, len(units) / 2)]
+    fitting = [length for length in np.unique(lengths) if (lengths >= length).sum() >= max(LEAST_GROUPS, len(units) / 2)]
     length = max(fitting, key=lambda length: length * (lengths >= length).sum())
     if (lengths == length).all():
         return units

@@ -15,13 +15,12 @@ from harness.alignment._measure import Asked, Draws, measure, paired_metric, pre
 from harness.alignment._rows import Rows, unique_labels
 from harness.errors import UsageError
 from harness.metrics import comparison
-from harness.scores import Score
+from harness.scores import LEAST_GROUPS, Score
 from harness.types import Progress
 
 __all__ = ["EPS", "Aligned", "Alignment", "align", "units_of"]
 
 EPS = 1e-6  # of the published script, in the denominator
-LEAST_EPISODES = 4  # that can be permuted
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def units_of(episodes: Episodes | None, reference: Rows, fit: Match) -> tuple[np
     if episodes is None:
         return None, ""
     groups = episodes.of(len(reference.values), reference.sample_ids, reference.where)[fit.y]
-    if (known := len(np.unique(groups))) < LEAST_EPISODES:
+    if (known := len(np.unique(groups))) < LEAST_GROUPS:
         return None, f"{episodes.path}: {known} episodes are too few to draw, so rows are taken as independent"
     return groups, ""
 

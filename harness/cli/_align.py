@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,17 +75,11 @@ def align(
         found = alignment.align(
             models, reference, topk=topk or [10], metrics=metrics, episodes=episodes, shared=shared, draws=chance, device=device, progress=report
         )
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+    _note(found.notes)
     result = alignment.as_json(found)
     figures = {".png": alignment.scores_png(found)} if output or plots else {}
     written = _write(result, figures, output, plots, "alignment")
-    if json:
-        print_json(result)
-        return
-    show(*alignment.as_table(found), False)
-    for path in written:
-        typer.echo(path)
+    _tell(result, alignment.as_table(found), written, as_json=json)
 
 
 @app.command("align-layers")
@@ -109,9 +103,8 @@ def align_layers(
     json: JsonOption = False,
 ) -> None:
     """Every point of one model against every point of another, on the samples they share: a matrix, a heat map, a page."""
-    from importlib.resources import files
-
     from harness import alignment
+    from harness.report import style
     from harness.types import Point
 
     opened = _store(store)
@@ -122,16 +115,24 @@ def align_layers(
         found = alignment.align_layers(
             *sides, metric=metric, topk=topk, episodes=episodes, shared=shared, draws=chance, device=device, held=round(held * 2**30), progress=report
         )
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+    _note(found.notes)
     result = alignment.layers_json(found)
-    style = files("harness.report").joinpath("report.css.j2").read_text(encoding="utf-8")
-    figures = {".png": alignment.layers_png(found), ".html": alignment.page(found, style).encode()} if output or plots else {}
+    figures = {".png": alignment.layers_png(found), ".html": alignment.page(found, style()).encode()} if output or plots else {}
     written = _write(result, figures, output, plots, "layers")
-    if json:
+    _tell(result, alignment.layers_table(found), written, as_json=json)
+
+
+def _note(notes: Sequence[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _tell(result: Mapping[str, Any], table: tuple[list[str], list[list[str]]], written: Sequence[str], *, as_json: bool) -> None:
+    """The JSON alone, or the table and what was written."""
+    if as_json:
         print_json(result)
         return
-    show(*alignment.layers_table(found), False)
+    show(*table, False)
     for path in written:
         typer.echo(path)
 

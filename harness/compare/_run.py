@@ -16,6 +16,7 @@ from harness.compare._verdict import Verdict, corrected, verdict
 from harness.compare._weights import WeightDrift, of_point, weight_drift
 from harness.errors import UsageError
 from harness.readers import Stream
+from harness.scores import LEAST_GROUPS
 from harness.store import Store
 from harness.types import Sample
 
@@ -143,9 +144,9 @@ def _pair(first: Side, second: Side, place: Place) -> Pair:
 
 
 def _groups(ids: Sequence[str], samples: Mapping[str, Sample]) -> list[str] | None:
-    """Episodes where there are at least four and some have several rows, which are no independent samples."""
+    """Episodes where there are enough to be drawn and some have several rows, which are no independent samples."""
     episodes = [samples[name].episode or name for name in ids] if samples else [name.rpartition("/")[0] or name for name in ids]
-    return episodes if 4 <= len(set(episodes)) < len(ids) else None
+    return episodes if LEAST_GROUPS <= len(set(episodes)) < len(ids) else None
 
 
 def _verdict(points: Sequence[PointDrift], came: Place | None, first: Side, second: Side) -> Verdict:
